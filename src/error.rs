@@ -1,0 +1,281 @@
+//! What can go wrong, in words for the person who has to do something about it.
+
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+
+use crate::change::GroupChange;
+use crate::ids::{Gid, GroupIds};
+
+/// Why a change was refused, or could not be undone; each variant says in which state that leaves the process.
+///
+/// Converts into [`io::Error`]: `PermissionDenied`, `InvalidInput`, `NotFound` and `WouldBlock` where they fit.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A change to `(gid_t)-1`, which the kernel would take as "leave alone". Nothing changed.
+    #[error("group 4294967295 is (gid_t)-1, which the kernel reads as \"leave alone\"; leave the id out of the change instead")]
+    InvalidGid,
+
+    /// A text that is not a group ID. Nothing changed.
+    #[error("{text:?} is not a group ID: decimal digits are, from 0 to 4294967294; for the name of a group use Gid::from_group_name")]
+    NotAGid {
+        /// The text.
+        text: String,
+    },
+
+    /// No group has this name. Nothing changed.
+    #[error("no group is named {name:?}; `getent group` lists those there are, and a number is read with \"1004\".parse()")]
+    UnknownGroup {
+        /// The name that was looked up.
+        name: String,
+    },
+
+    /// The group database could not be asked. Nothing changed.
+    #[error("{name:?} could not be looked up: {}", Os(source))]
+    Lookup {
+        /// The name that was looked up.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// More supplementary groups than a process may have (`NGROUPS_MAX`). Nothing changed.
+    #[error("{asked} supplementary groups are asked for, and Linux allows 65536")]
+    TooManyGroups {
+        /// How many were asked for.
+        asked: usize,
+    },
+
+    /// An id or group of the change has no mapping in this user namespace. Nothing changed.
+    #[error("cannot change to {asked} (ids now: {ids}): not mapped in this user namespace; /proc/self/gid_map lists what is")]
+    NoMapping {
+        /// The change.
+        asked: GroupChange,
+        /// The calling thread's ids.
+        ids: GroupIds,
+    },
+
+    /// The kernel refused the change. Nothing changed.
+    #[error("cannot change to {asked} (ids now: {ids}): {reason}")]
+    NotPermitted {
+        /// The change.
+        asked: GroupChange,
+        /// The calling thread's ids.
+        ids: GroupIds,
+        /// What is missing.
+        reason: Denial,
+    },
+
+    /// The change could be made but not undone, so it was not made. Nothing changed.
+    #[error("will not change to {asked} (ids now: {ids}): {reason}")]
+    Irreversible {
+        /// The change.
+        asked: GroupChange,
+        /// The calling thread's ids.
+        ids: GroupIds,
+        /// What could not be put back.
+        reason: NoReturn,
+    },
+
+    /// A system call failed for another reason than permission, or said that it was done and was not. Nothing changed, or it was undone.
+    #[error("cannot change to {asked} (ids now: {ids}): {call}: {}", Os(source))]
+    Call {
+        /// The system call.
+        call: &'static str,
+        /// The change.
+        asked: GroupChange,
+        /// The calling thread's ids.
+        ids: GroupIds,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// What would have to be put back cannot be read. Nothing changed, or it was undone.
+    #[error("what would have to be put back cannot be read: {call}: {}; a seccomp filter must allow this call", Os(source))]
+    Unreadable {
+        /// The system call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// A guard ended and could not be undone. **The process is still under the wrong group: end it.**
+    #[error("cannot go back to {original}: {call}: {}; the process is under the wrong group and has to end", Os(source))]
+    NotRestored {
+        /// The ids before the guard.
+        original: GroupIds,
+        /// The system call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// A guard of another thread is in the way. Nothing changed.
+    #[error("{holder}; try again when that has ended, give .wait(Duration), or use thread guards only, which do not meet")]
+    Busy {
+        /// Who is in the way.
+        holder: Holder,
+    },
+
+    /// A process guard was asked for by a thread that has a thread guard. Nothing changed.
+    #[error("this thread has a thread guard, and a process guard cannot be undone inside it; use a thread guard here too")]
+    InsideThreadGuard,
+
+    /// The guard has living guards inside it: its ids do not count now. From `restore` and `run`, its undoing waits for theirs; else nothing changed.
+    #[error("guards that were made after this one are still alive; end those first, last made first")]
+    InnerGuardAlive,
+
+    /// The thread is ending: its guards have been undone, and new ones would not be. Nothing changed.
+    #[error("this thread is ending, and a guard made now would not be undone")]
+    ThreadEnding,
+
+    /// What the threads of the process are could not be read. Nothing changed.
+    #[error("the threads of this process cannot be read: {source}; /proc has to be mounted, and readable")]
+    Proc {
+        /// What was wrong with it.
+        source: procfs::ProcError,
+    },
+
+    /// One group was needed, and the guard's change names two or none. Nothing changed by this call.
+    #[error("the guard's change names {asked}: one group has to be named, as GroupGuard::assume does")]
+    Ambiguous {
+        /// The change.
+        asked: GroupChange,
+    },
+}
+
+/// What was missing for a change that the kernel refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Denial {
+    /// CAP_SETGID is in none of the thread's capability sets, and the change needs it.
+    NoCapability,
+    /// CAP_SETGID is in the permitted set but not in the effective one; this library raises none.
+    NotEffective,
+    /// `setgroups` is denied in this user namespace (`user_namespaces(7)`).
+    SetgroupsDenied,
+    /// CAP_SETGID is effective, and the call was refused all the same.
+    Sandbox,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Denial::NoCapability => {
+                "this needs CAP_SETGID; run as root, give the program the capability (setcap cap_setgid+ep), \
+                 or run it in a user namespace (unshare --user --map-root-user --map-auto)"
+            }
+            Denial::NotEffective => "CAP_SETGID is in the permitted set but not in the effective one; raise it first",
+            Denial::SetgroupsDenied => {
+                "setgroups is denied in this user namespace; one made with mapped subordinate ids allows it \
+                 (unshare --user --map-root-user --map-auto)"
+            }
+            Denial::Sandbox => "refused although CAP_SETGID is effective; a seccomp filter or a security module has to allow it",
+        })
+    }
+}
+
+/// Why a change could not be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoReturn {
+    /// One of the ids could be taken back only with CAP_SETGID, which is not in the effective set.
+    WouldBeLost,
+    /// An id or group shows as 65534 and may be one without a mapping, which no call can name.
+    Unmapped,
+}
+
+impl fmt::Display for NoReturn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoReturn::WouldBeLost => {
+                "one of these ids could not be taken back without CAP_SETGID; assume_effective leaves the others alone, \
+                 and PermanentDrop gives them up for good"
+            }
+            NoReturn::Unmapped => {
+                "an id or group to be put back shows as 65534 and may have no mapping in this user namespace; \
+                 map it there (/proc/self/gid_map)"
+            }
+        })
+    }
+}
+
+/// Whose guard is in the way of another thread's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Holder {
+    /// A thread with a process guard, which excludes all guards of other threads.
+    ProcessGuard {
+        /// The thread's id, as `gettid(2)` gave it when the thread took its first process guard.
+        thread_id: u32,
+        /// Its name; `None` where this process has no such thread, as in a forked child.
+        name: Option<String>,
+    },
+    /// Threads with thread guards, which exclude process guards of other threads.
+    ThreadGuards {
+        /// How many threads.
+        threads: u32,
+    },
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Holder::ProcessGuard { thread_id, name: Some(name) } => write!(f, "thread {thread_id} ({name}) has a process guard"),
+            Holder::ProcessGuard { thread_id, name: None } => {
+                write!(f, "thread {thread_id} had a process guard when this process was forked, which counts as alive")
+            }
+            Holder::ThreadGuards { threads: 1 } => f.write_str("another thread has a thread guard"),
+            Holder::ThreadGuards { threads } => write!(f, "{threads} threads have thread guards"),
+        }
+    }
+}
+
+impl Error {
+    pub(crate) fn unreadable(call: &'static str, errno: Errno) -> Self {
+        Error::Unreadable { call, source: errno.into() }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        use io::ErrorKind::*;
+        let kind = match &error {
+            Error::InvalidGid | Error::NotAGid { .. } | Error::TooManyGroups { .. } | Error::NoMapping { .. } => InvalidInput,
+            Error::Ambiguous { .. } | Error::InsideThreadGuard | Error::InnerGuardAlive => InvalidInput,
+            Error::UnknownGroup { .. } => NotFound,
+            Error::NotPermitted { .. } | Error::Irreversible { .. } => PermissionDenied,
+            Error::Busy { .. } => WouldBlock,
+            Error::Lookup { source, .. }
+            | Error::Call { source, .. }
+            | Error::Unreadable { source, .. }
+            | Error::NotRestored { source, .. } => source.kind(),
+            Error::ThreadEnding | Error::Proc { .. } => Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// What the system said, in words.
+struct Os<'a>(&'a io::Error);
+
+impl fmt::Display for Os<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error() {
+            Some(code) => write!(f, "{}", Errno::from_raw(code)),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+/// In the place of what the kernel said: a call answered with success, and what it sets reads otherwise.
+pub(crate) fn not_done() -> io::Error {
+    io::Error::other("it answered with success, and nothing was done (a seccomp filter?)")
+}
+
+/// Whether the value can be set at all.
+pub(crate) fn valid(gid: Gid) -> Result<Gid, Error> {
+    if gid == Gid::UNCHANGED { Err(Error::InvalidGid) } else { Ok(gid) }
+}

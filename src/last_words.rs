@@ -1,0 +1,43 @@
+//! The end of a process that would go on as the wrong group.
+
+use std::fmt::{self, Write};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::error::Error;
+
+/// Writes one line to stderr, where that would not block, and aborts.
+///
+/// Neither a panic (it could be caught) nor an event (a subscriber could panic or block). No lock, no allocation: this may be a
+/// forked child of a process with threads.
+pub(crate) fn abort(error: &Error) -> ! {
+    let mut line = Line { bytes: [0; 512], length: 0 };
+    // A line that does not fit is cut.
+    _ = write!(line, "privilege-guard: {error}; aborting");
+    line.bytes[line.length] = b'\n';
+    let line = &line.bytes[..=line.length];
+
+    let stderr = rustix::stdio::stderr();
+    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut ready, Some(&at_once)).is_ok() && ready[0].revents().contains(PollFlags::OUT) {
+        _ = rustix::io::write(stderr, line);
+    }
+    std::process::abort()
+}
+
+struct Line {
+    bytes: [u8; 512],
+    length: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // The last byte is for the end of the line.
+        let room = self.bytes.len() - 1 - self.length;
+        let fits = text.len().min(room);
+        self.bytes[self.length..][..fits].copy_from_slice(&text.as_bytes()[..fits]);
+        self.length += fits;
+        if fits == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
+
+mod change;
+mod error;
+mod event;
+mod guard;
+mod ids;
+mod last_words;
+mod namespace;
+mod plan;
+mod scope;
+mod stack;
+mod threads;
+
+pub use change::GroupChange;
+pub use error::{Denial, Error, Holder, NoReturn};
+pub use guard::GroupGuard;
+pub use ids::{Gid, GroupIds, supplementary_groups};
+pub use scope::{Process, Scope, Thread};
+pub use threads::{ThreadIds, threads};

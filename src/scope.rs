@@ -1,0 +1,141 @@
+//! The two scopes, and every call that sets something: nothing outside this file changes the kernel's mind.
+//!
+//! No answer is taken on trust where a sandbox may have made it up: a seccomp filter can say "done" without doing.
+//! The callers read back what they set, with the reading calls at the end of this file.
+
+use nix::errno::Errno;
+use nix::unistd;
+use rustix::process::Signal;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::error::Error;
+use crate::ids::Gid;
+use crate::plan::ResGid;
+
+/// Which threads a guard changes: [`Process`] or [`Thread`].
+///
+/// Sealed: there are these two.
+pub trait Scope: sealed::Sealed {}
+
+/// All threads of the process, through libc (`setresgid(3)` there interrupts and waits for each one, `nptl(7)`).
+///
+/// # Warning
+/// Blocking calls of other threads that are never restarted, such as `poll`, return `EINTR`. Every thread must be allowed
+/// what the calling one is: where one may set the ids and another may not (a seccomp filter or capabilities of its own),
+/// glibc aborts the process. Use [`Thread`] there.
+#[derive(Debug)]
+pub enum Process {}
+
+/// The calling thread only, by raw system calls; its cost does not grow with the number of threads.
+///
+/// A thread started meanwhile inherits the group, as does a process.
+#[derive(Debug)]
+pub enum Thread {}
+
+impl Scope for Process {}
+impl Scope for Thread {}
+
+/// `Scope` as a value, for what is decided at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Process,
+    Thread,
+}
+
+mod sealed {
+    pub trait Sealed {
+        #[allow(private_interfaces)]
+        const KIND: super::Kind;
+    }
+
+    impl Sealed for super::Process {
+        #[allow(private_interfaces)]
+        const KIND: super::Kind = super::Kind::Process;
+    }
+
+    impl Sealed for super::Thread {
+        #[allow(private_interfaces)]
+        const KIND: super::Kind = super::Kind::Thread;
+    }
+}
+
+impl Kind {
+    /// `setresgid(2)`: all or none of the three; the filesystem id then is the effective one.
+    pub(crate) fn set_ids(self, ids: ResGid) -> Result<(), Errno> {
+        match self {
+            Kind::Process => {
+                let raw = |gid: Option<Gid>| unistd::Gid::from_raw(gid.unwrap_or(Gid::UNCHANGED).as_raw());
+                unistd::setresgid(raw(ids.real), raw(ids.effective), raw(ids.saved))
+            }
+            Kind::Thread => {
+                let raw = |gid: Option<Gid>| gid.map(rustix_gid);
+                rustix::thread::set_thread_res_gid(raw(ids.real), raw(ids.effective), raw(ids.saved)).map_err(errno)
+            }
+        }
+    }
+
+    /// `setgroups(2)`.
+    pub(crate) fn set_groups(self, groups: &[Gid]) -> Result<(), Errno> {
+        match self {
+            Kind::Process => {
+                let groups: Vec<_> = groups.iter().map(|gid| unistd::Gid::from_raw(gid.as_raw())).collect();
+                unistd::setgroups(&groups)
+            }
+            Kind::Thread => {
+                let groups: Vec<_> = groups.iter().copied().map(rustix_gid).collect();
+                rustix::thread::set_thread_groups(&groups).map_err(errno)
+            }
+        }
+    }
+}
+
+/// `setfsgid(2)`, which reports no failure: what it answers is not to be looked at. Of the calling thread in either scope.
+pub(crate) fn set_filesystem_id(gid: Gid) {
+    unistd::setfsgid(unistd::Gid::from_raw(gid.as_raw()));
+}
+
+/// `prctl(PR_SET_PDEATHSIG)`, of the calling thread in either scope.
+pub(crate) fn set_parent_death_signal(signal: Signal) -> Result<(), Errno> {
+    rustix::process::set_parent_process_death_signal(Some(signal)).map_err(errno)
+}
+
+pub(crate) fn read_ids() -> Result<(Gid, Gid, Gid), Error> {
+    let ids = unistd::getresgid().map_err(|errno| Error::unreadable("getresgid", errno))?;
+    let [real, effective, saved] = [ids.real, ids.effective, ids.saved].map(|gid| Gid::from_raw(gid.as_raw()));
+    if [real, effective, saved].contains(&Gid::UNCHANGED) {
+        return Err(Error::unreadable("getresgid", Errno::ENOSYS));
+    }
+    Ok((real, effective, saved))
+}
+
+pub(crate) fn read_filesystem_id() -> Result<Gid, Error> {
+    let gid = Gid::from_raw(unistd::setfsgid(unistd::Gid::from_raw(u32::MAX)).as_raw());
+    if gid == Gid::UNCHANGED { Err(Error::unreadable("setfsgid", Errno::last())) } else { Ok(gid) }
+}
+
+pub(crate) fn read_groups() -> Result<Vec<Gid>, Error> {
+    let groups = unistd::getgroups().map_err(|errno| Error::unreadable("getgroups", errno))?;
+    Ok(groups.into_iter().map(|gid| Gid::from_raw(gid.as_raw())).collect())
+}
+
+pub(crate) fn read_parent_death_signal() -> Result<Option<Signal>, Error> {
+    rustix::process::parent_process_death_signal().map_err(|error| Error::unreadable("prctl(PR_GET_PDEATHSIG)", errno(error)))
+}
+
+/// `capget(2)` of the calling thread.
+pub(crate) fn read_capabilities() -> Result<CapabilitySets, Error> {
+    rustix::thread::capabilities(None).map_err(|error| Error::unreadable("capget", errno(error)))
+}
+
+/// Whether the calling thread has CAP_SETGID in its effective set.
+pub(crate) fn may_set_groups() -> Result<bool, Error> {
+    Ok(read_capabilities()?.effective.contains(CapabilitySet::SETGID))
+}
+
+fn rustix_gid(gid: Gid) -> rustix::process::Gid {
+    rustix::process::Gid::from_raw_unchecked(gid.as_raw())
+}
+
+fn errno(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
+}

@@ -1,0 +1,220 @@
+//! What the kernel says, and does, asked without the library.
+
+use std::fs::read_to_string;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+pub const CAP_SETGID: u64 = 1 << 6;
+pub const CAP_SETUID: u64 = 1 << 7;
+pub const CAP_SETPCAP: u64 = 1 << 8;
+
+/// Real, effective, saved, filesystem.
+pub type Ids = [u32; 4];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub ids: Ids,
+    pub groups: Vec<u32>,
+}
+
+/// The calling thread's ids and supplementary groups, from `/proc/thread-self/status`.
+pub fn identity() -> Identity {
+    identity_in("/proc/thread-self/status")
+}
+
+pub fn ids() -> Ids {
+    identity().ids
+}
+
+/// Of the thread with this id, in this process.
+pub fn identity_of(thread: i32) -> Identity {
+    identity_in(&format!("/proc/self/task/{thread}/status"))
+}
+
+fn identity_in(path: &str) -> Identity {
+    let status = read_to_string(path).expect(path);
+    let numbers = |field: &str| -> Vec<u32> {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field of status");
+        line.split_whitespace().map(|number| number.parse().expect("a number")).collect()
+    };
+    Identity { ids: numbers("Gid:").try_into().expect("four ids"), groups: numbers("Groups:") }
+}
+
+/// By `getresgid(2)`, without libc's wrapper.
+pub fn getresgid() -> [u32; 3] {
+    let mut ids = [0u32; 3];
+    let [real, effective, saved] = &mut ids;
+    // SAFETY: three valid pointers.
+    let result = unsafe { libc::syscall(libc::SYS_getresgid, real, effective, saved) };
+    assert_eq!(result, 0);
+    ids
+}
+
+pub fn gettid() -> i32 {
+    // SAFETY: no arguments.
+    unsafe { libc::syscall(libc::SYS_gettid) as i32 }
+}
+
+fn call(number: libc::c_long, arguments: [libc::c_long; 3]) -> Result<libc::c_long, i32> {
+    let [a, b, c] = arguments;
+    // SAFETY: used for calls whose arguments are numbers only.
+    match unsafe { libc::syscall(number, a, b, c) } {
+        -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),
+        result => Ok(result),
+    }
+}
+
+const LEAVE: u32 = u32::MAX;
+
+fn arg(id: Option<u32>) -> libc::c_long {
+    libc::c_long::from(id.unwrap_or(LEAVE) as i32)
+}
+
+/// The raw calls, on the calling thread only; the error is the errno.
+pub fn raw_setresgid(real: Option<u32>, effective: Option<u32>, saved: Option<u32>) -> Result<(), i32> {
+    call(libc::SYS_setresgid, [arg(real), arg(effective), arg(saved)]).map(drop)
+}
+
+pub fn raw_setregid(real: Option<u32>, effective: Option<u32>) -> Result<(), i32> {
+    call(libc::SYS_setregid, [arg(real), arg(effective), 0]).map(drop)
+}
+
+pub fn raw_setgid(gid: u32) -> Result<(), i32> {
+    call(libc::SYS_setgid, [arg(Some(gid)), 0, 0]).map(drop)
+}
+
+pub fn raw_setresuid(real: Option<u32>, effective: Option<u32>, saved: Option<u32>) -> Result<(), i32> {
+    call(libc::SYS_setresuid, [arg(real), arg(effective), arg(saved)]).map(drop)
+}
+
+/// Whether it took effect; the call itself does not say.
+pub fn raw_setfsgid(gid: u32) -> bool {
+    _ = call(libc::SYS_setfsgid, [arg(Some(gid)), 0, 0]);
+    ids()[3] == gid
+}
+
+pub fn raw_setgroups(groups: &[u32]) -> Result<(), i32> {
+    // SAFETY: the pointer and the length are those of a slice.
+    match unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) } {
+        -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),
+        _ => Ok(()),
+    }
+}
+
+/// Puts the calling thread into this state; needs CAP_SETGID.
+pub fn start_from(ids: Ids, groups: &[u32]) {
+    raw_setgroups(groups).expect("setgroups");
+    raw_setresgid(Some(ids[0]), Some(ids[1]), Some(ids[2])).expect("setresgid");
+    assert!(raw_setfsgid(ids[3]), "setfsgid");
+    assert_eq!(identity().ids, ids);
+}
+
+pub fn death_signal() -> i32 {
+    let mut signal = 0i32;
+    // SAFETY: a valid pointer.
+    assert_eq!(unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) }, 0);
+    signal
+}
+
+pub fn set_death_signal(signal: i32) {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) }, 0);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+}
+
+/// Of the calling thread.
+pub fn capabilities() -> Capabilities {
+    let sets = rustix::thread::capabilities(None).expect("capget");
+    Capabilities { effective: sets.effective.bits(), permitted: sets.permitted.bits(), inheritable: sets.inheritable.bits() }
+}
+
+/// Of the calling thread.
+pub fn set_capabilities(sets: Capabilities) {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    let [effective, permitted, inheritable] = [sets.effective, sets.permitted, sets.inheritable].map(CapabilitySet::from_bits_retain);
+    rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted, inheritable }).expect("capset");
+}
+
+/// Takes capabilities (a mask) from the calling thread's permitted and effective sets.
+pub fn give_up_capabilities(mask: u64) {
+    let sets = capabilities();
+    set_capabilities(Capabilities {
+        effective: sets.effective & !mask,
+        permitted: sets.permitted & !mask,
+        inheritable: sets.inheritable & !mask,
+    });
+}
+
+/// Makes the calling thread an ordinary user's, with no capability: all user ids, all group ids, no supplementary groups. Needs root.
+pub fn become_user(uid: u32, gid: u32) {
+    start_from([gid; 4], &[]);
+    raw_setresuid(Some(uid), Some(uid), Some(uid)).expect("setresuid");
+    assert_eq!(capabilities().permitted, 0);
+}
+
+pub fn maps_all_ids() -> bool {
+    let map = read_to_string("/proc/self/gid_map").expect("gid_map");
+    map.split_whitespace().collect::<Vec<_>>() == ["0", "0", "4294967295"]
+}
+
+pub fn is_mapped(gid: u32) -> bool {
+    let map = read_to_string("/proc/self/gid_map").expect("gid_map");
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().map(|number| number.parse().expect("a number")).collect();
+        (numbers[0]..numbers[0] + numbers[2]).contains(&u64::from(gid))
+    })
+}
+
+pub fn setgroups_denied() -> bool {
+    read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny")
+}
+
+/// The group of a file that the calling thread makes now, in a folder that all may write to.
+pub fn group_of_new_file() -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    let path = std::env::temp_dir().join(format!("privilege-guard-{}-{}", std::process::id(), gettid()));
+    let file = std::fs::File::create(&path).expect("a new file");
+    let group = file.metadata().expect("its metadata").gid();
+    std::fs::remove_file(path).expect("removed");
+    group
+}
+
+/// Runs `f` in a forked child. It ends with `f`'s exit code, or 101 where `f` panics.
+pub fn in_child(f: impl FnOnce() -> i32) -> ExitStatus {
+    // SAFETY: a case's process has one thread when it forks, or the child does nothing that a lock of another thread could block.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+        0 => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(101);
+            std::process::exit(code)
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: a valid pointer.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            ExitStatus::from_raw(status)
+        }
+    }
+}
+
+/// Asserts that `f` aborts its process, and returns what it wrote to stderr.
+pub fn aborts(f: impl FnOnce()) -> String {
+    use std::io::{Read, Seek};
+    let mut stderr = tempfile::tempfile().expect("a temporary file");
+    let status = in_child(|| {
+        rustix::stdio::dup2_stderr(&stderr).expect("dup2");
+        f();
+        0
+    });
+    let mut text = String::new();
+    stderr.rewind().expect("rewind");
+    stderr.read_to_string(&mut text).expect("text");
+    assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}: {text}");
+    text
+}
