@@ -55,6 +55,7 @@ fn contests() -> Vec<Contest> {
     let among = |other_threads, goal| Contest { ours: Work::ProcessGuard, theirs: Work::LibcPair, goal, other_threads };
     vec![
         per_thread(Work::ThreadGuard, Work::FiveRawCalls, Some(1.10)),
+        per_thread(Work::ThreadGuard, Work::SevenRawCalls, None),
         per_thread(Work::ThreadGuard, Work::RawPair, None),
         per_thread(Work::SwitchToAnother, Work::FileServerPair, Some(0.60)),
         per_thread(Work::SwitchToTheSame, Work::FileServerPair, Some(0.05)),

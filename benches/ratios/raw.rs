@@ -6,6 +6,12 @@ const LEAVE: u32 = u32::MAX;
 
 /// What a thread guard cannot do without: the ids, the filesystem id and the parent-death signal as they are, there and back.
 pub fn five_calls(group: u32) {
+    let [real, effective, saved] = read();
+    setresgid(group, group, LEAVE);
+    setresgid(real, effective, saved);
+}
+
+fn read() -> [u32; 3] {
     let (mut real, mut effective, mut saved, mut signal) = (0u32, 0u32, 0u32, 0i32);
     // SAFETY: valid pointers, and numbers.
     unsafe {
@@ -14,8 +20,20 @@ pub fn five_calls(group: u32) {
         let signal = libc::syscall(libc::SYS_prctl, libc::PR_GET_PDEATHSIG, &raw mut signal, null_mut::<u8>());
         assert!(read == 0 && filesystem >= 0 && signal == 0);
     }
+    [real, effective, saved]
+}
+
+/// The same, each setting call read back: a seccomp filter can answer "done" without doing.
+pub fn seven_calls(group: u32) {
+    let read_back = |expected: u32| {
+        // SAFETY: numbers only.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_getegid) }, libc::c_long::from(expected));
+    };
+    let [real, effective, saved] = read();
     setresgid(group, group, LEAVE);
+    read_back(group);
     setresgid(real, effective, saved);
+    read_back(effective);
 }
 
 /// `setresgid(2)`, of the calling thread only.

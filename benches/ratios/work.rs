@@ -22,6 +22,7 @@ pub enum Work {
     SwitchToAnother,
     SwitchToTheSame,
     FiveRawCalls,
+    SevenRawCalls,
     RawPair,
     FileServerPair,
     LibcPair,
@@ -44,6 +45,7 @@ impl Work {
                 timed(times, |_| guard.switch_to(black_box(GROUP)).expect("a switch"))
             }
             Work::FiveRawCalls => timed(times, |_| raw::five_calls(GROUP)),
+            Work::SevenRawCalls => timed(times, |_| raw::seven_calls(GROUP)),
             Work::RawPair => timed(times, |_| {
                 raw::setresgid(GROUP, GROUP, LEAVE);
                 raw::setresgid(0, 0, 0);
@@ -79,6 +81,7 @@ impl fmt::Display for Work {
             Work::SwitchToAnother => "switch_to a new group",
             Work::SwitchToTheSame => "switch_to the same group",
             Work::FiveRawCalls => "its five raw calls",
+            Work::SevenRawCalls => "all seven, raw",
             Work::RawPair => "raw setresgid pair",
             Work::FileServerPair => "setresgid(-1, g, -1) pair",
             Work::LibcPair => "libc's setresgid pair",
