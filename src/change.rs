@@ -455,11 +455,9 @@ impl DeathSignal {
     }
 
     fn set_and_confirm(self) -> io::Result<()> {
-        self.set()?;
-        match self.here() {
-            Some(signal) if scope::read_parent_death_signal()? != Some(signal) => Err(not_done()),
-            _ => Ok(()),
-        }
+        let Some(signal) = self.here() else { return Ok(()) };
+        scope::set_parent_death_signal(signal)?;
+        if scope::read_parent_death_signal()? == Some(signal) { Ok(()) } else { Err(not_done()) }
     }
 }
 

@@ -66,7 +66,12 @@ pub fn draw(path: &str, points: &[Point]) -> Result<(), Box<dyn Error>> {
             .label(work.to_string())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
-    chart.configure_series_labels().position(SeriesLabelPosition::LowerRight).background_style(WHITE).border_style(BLACK.mix(0.2)).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE)
+        .border_style(BLACK.mix(0.2))
+        .draw()?;
     area.present()?;
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
