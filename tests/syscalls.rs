@@ -49,11 +49,7 @@ const WORKS: &[Work] = &[
         // Nothing moved, so the effective id does not tell: all four are read.
         calls: "getresgid setfsgid prctl setresgid getresgid setfsgid setresgid getresgid setfsgid",
     },
-    Work {
-        name: "nothing_named",
-        run: || warm_then(|| drop(GroupChange::new().assume_on_thread().unwrap())),
-        calls: "getresgid setfsgid",
-    },
+    Work { name: "nothing_named", run: || warm_then(|| drop(GroupChange::new().assume_on_thread().unwrap())), calls: "getresgid setfsgid" },
     Work {
         name: "with_a_parent_death_signal",
         run: || {
