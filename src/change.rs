@@ -315,8 +315,8 @@ impl Applied {
         if groups.iter().any(|&gid| nameable(gid).is_none()) {
             return Err(self.irreversible(NoReturn::Unmapped));
         }
-        // The call needs CAP_SETGID even where it has nothing to change.
-        let already = sorted(wanted) == sorted(&groups) && !scope::may_use_setgid()?;
+        // The call may be refused even where it has nothing to change.
+        let already = sorted(wanted) == sorted(&groups) && (namespace::denies_setgroups() || !scope::may_use_setgid()?);
         Ok((!already).then_some(groups))
     }
 
