@@ -262,6 +262,37 @@ impl Applied {
         Ok(next)
     }
 
+    /// Sets all that a permanent drop sets of the groups: all ids, and the supplementary groups where they are given.
+    ///
+    /// Nothing asks for a way back; but as long as there is one, undoing the change undoes this too.
+    pub(crate) fn extend(&mut self, group: Gid, groups: Option<&[Gid]>) -> Result<(), Error> {
+        self.change.named = Named::both(group);
+        if let Some(groups) = groups {
+            self.change.supplementary = Some(groups.to_vec());
+            let before = supplementary_groups()?;
+            self.set_groups()?;
+            self.groups.get_or_insert(before);
+            self.confirm_groups()?;
+        }
+        let ids = self.original;
+        if self.ids.is_none() {
+            self.signal = DeathSignal::read()?;
+        }
+        self.signal.set().map_err(|errno| self.call("prctl(PR_SET_PDEATHSIG)", errno.into()))?;
+        let before = self.ids_now();
+        let all = ResGid { real: Some(group), effective: Some(group), saved: Some(group) };
+        self.scope.set_ids(all).map_err(|errno| self.refusal("setresgid", errno))?;
+        let inside = GroupIds { real: group, effective: group, saved: group, filesystem: group };
+        let undo = ResGid { real: Some(ids.real), effective: Some(ids.effective), saved: Some(ids.saved) };
+        let plan = Plan { set: all, inside, undo, needs: Needs::Entering };
+        self.ids = Some(plan);
+        self.confirm_ids(&plan, before)
+    }
+
+    pub(crate) fn set_signal_again(&self) -> io::Result<()> {
+        self.signal.set_and_confirm()
+    }
+
     fn plan(&self) -> Result<Option<Plan>, Error> {
         if self.change.named.is_empty() { Ok(None) } else { self.plan_ids().map(Some) }
     }
@@ -314,7 +345,7 @@ impl Applied {
         }
     }
 
-    fn call(&self, call: &'static str, source: io::Error) -> Error {
+    pub(crate) fn call(&self, call: &'static str, source: io::Error) -> Error {
         Error::Call { call, asked: self.change.clone(), ids: self.ids_now(), source }
     }
 
@@ -380,7 +411,7 @@ fn groups_read_as(expected: &[Gid]) -> io::Result<()> {
 }
 
 /// The kernel keeps the list sorted.
-fn sorted(groups: &[Gid]) -> Vec<Gid> {
+pub(crate) fn sorted(groups: &[Gid]) -> Vec<Gid> {
     let mut groups = groups.to_vec();
     groups.sort_unstable();
     groups

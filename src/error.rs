@@ -138,6 +138,71 @@ pub enum Error {
         source: procfs::ProcError,
     },
 
+    /// A permanent drop was asked for while another guard is alive, on this thread or another, which would be undone into it.
+    /// Nothing changed; a guard that was to be dropped is undone.
+    #[error("a guard is alive, on this thread or another, and would still be undone after a permanent drop; end it first")]
+    GuardsAlive,
+
+    /// Several threads hold CAP_SETGID, or would have it again after an exec, and no call takes a capability from another thread.
+    /// Nothing changed; a guard that was to be dropped is undone.
+    #[error(
+        "{threads} threads, and CAP_SETGID within reach of some: no call takes a capability from another thread; drop before threads are \
+         started, or with PermanentDrop::user from user 0 to another, with plain securebits and nothing inheritable"
+    )]
+    SeveralThreads {
+        /// How many threads the process has.
+        threads: usize,
+    },
+
+    /// CAP_SETGID is held, but not in the effective set, so that it can be neither used nor dropped with its use. Nothing changed.
+    #[error("CAP_SETGID is held but not effective, and would be kept; raise it into the effective set first, or give it up")]
+    NotEffective,
+
+    /// The drop is to another user, and CAP_SETUID is not effective. Nothing changed.
+    #[error("cannot become user {user}: this needs CAP_SETUID in the effective set of every thread; run as root, or leave the user out")]
+    NoSetuid {
+        /// The user that was asked for.
+        user: u32,
+    },
+
+    /// User 0 stays within reach, so CAP_SETGID has to leave the bounding set, and CAP_SETPCAP is not effective. Nothing changed.
+    #[error(
+        "user 0 stays within reach, and an exec as user 0 would give CAP_SETGID back: to take it from the bounding set needs CAP_SETPCAP; \
+         run with it, or drop to another user too (PermanentDrop::user)"
+    )]
+    NoSetpcap,
+
+    /// `setgroups` is denied in this user namespace, so the supplementary groups cannot be given up. Nothing changed.
+    #[error("setgroups is denied in this user namespace (/proc/self/setgroups), so supplementary groups cannot be given up")]
+    SetgroupsDenied,
+
+    /// A kernel thread of an io_uring keeps the identity that it was made under. Nothing changed.
+    #[error(
+        "thread {thread_id} is a kernel thread of an io_uring, which keeps its groups; close the ring first, and make it after the drop"
+    )]
+    IoUring {
+        /// The thread's id.
+        thread_id: u32,
+    },
+
+    /// A user ID that is `(uid_t)-1`. Nothing changed.
+    #[error("user 4294967295 is (uid_t)-1, which the kernel reads as \"leave alone\"")]
+    InvalidUid,
+
+    /// No user has this name. Nothing changed.
+    #[error("no user is named {name:?}; `getent passwd` lists those there are")]
+    UnknownAccount {
+        /// The name that was looked up.
+        name: String,
+    },
+
+    /// A permanent drop could not be finished, or does not hold. **The state is neither the old nor the new one: end the process.**
+    #[error("the permanent drop does not hold: {finding}; end the process")]
+    StillPrivileged {
+        /// What was found.
+        finding: String,
+    },
+
     /// One group was needed, and the guard's change names two or none. Nothing changed by this call.
     #[error("the guard's change names {asked}: one group has to be named, as GroupGuard::assume does")]
     Ambiguous {
@@ -245,7 +310,10 @@ impl From<Error> for io::Error {
         let kind = match &error {
             Error::InvalidGid | Error::NotAGid { .. } | Error::TooManyGroups { .. } | Error::NoMapping { .. } => InvalidInput,
             Error::Ambiguous { .. } | Error::InsideThreadGuard | Error::InnerGuardAlive => InvalidInput,
-            Error::UnknownGroup { .. } => NotFound,
+            Error::InvalidUid | Error::GuardsAlive => InvalidInput,
+            Error::UnknownGroup { .. } | Error::UnknownAccount { .. } => NotFound,
+            Error::SeveralThreads { .. } | Error::NotEffective | Error::NoSetuid { .. } | Error::NoSetpcap => PermissionDenied,
+            Error::SetgroupsDenied | Error::IoUring { .. } | Error::StillPrivileged { .. } => PermissionDenied,
             Error::NotPermitted { .. } | Error::Irreversible { .. } => PermissionDenied,
             Error::Busy { .. } => WouldBlock,
             Error::Lookup { source, .. }

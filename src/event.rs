@@ -6,6 +6,7 @@ use tracing::Level;
 
 use crate::change::{Applied, GroupChange};
 use crate::error::Error;
+use crate::permanent::{DropReport, PermanentDrop};
 use crate::scope::Kind;
 
 const TARGET: &str = "privilege_guard";
@@ -31,6 +32,16 @@ pub(crate) fn ended(applied: &Applied) {
 /// A change was refused, and nothing has changed.
 pub(crate) fn refused(scope: Kind, asked: &GroupChange, error: &Error) {
     tracing::warn!(target: TARGET, scope = name(scope), %asked, %error, "group not assumed");
+}
+
+/// The group is another one from now on, and no other will be.
+pub(crate) fn dropped(report: &DropReport) {
+    tracing::info!(target: TARGET, %report, "group privileges dropped for good");
+}
+
+/// A permanent drop was refused, and nothing has changed.
+pub(crate) fn drop_refused(asked: &PermanentDrop, error: &Error) {
+    tracing::warn!(target: TARGET, %asked, %error, "group privileges not dropped");
 }
 
 fn name(scope: Kind) -> &'static str {

@@ -8,9 +8,10 @@ use std::mem::ManuallyDrop;
 use crate::change::{Applied, GroupChange};
 use crate::error::Error;
 use crate::ids::{Gid, GroupIds};
+use crate::permanent::{DropReport, Failed, PermanentDrop};
 use crate::scope::{Kind, Process, Scope, Thread};
 use crate::stack::{self, End, Stack, Undo};
-use crate::{event, last_words};
+use crate::{event, last_words, permanent};
 
 /// Another group, until this is dropped: then the calling thread's ids, and all that was changed with them, are exactly what they were,
 /// as long as the kernel allows it; where it does not, the process is aborted rather than left under the wrong group.
@@ -133,6 +134,69 @@ impl GroupGuard<Process> {
     pub fn assume_real(group: impl Into<Gid>) -> Result<Self, Error> {
         GroupChange::new().real(group).assume()
     }
+
+    /// Gives the original group up for good, on all threads: what the guard assumed becomes the only group there is.
+    ///
+    /// The group is the one that the guard's change named; the supplementary groups are those that it named, or none. Else as
+    /// [`PermanentDrop::apply`], which also drops to another user.
+    ///
+    /// # Privileges
+    /// As for [`PermanentDrop::apply`].
+    ///
+    /// # Errors
+    /// [`Error::Ambiguous`] where the guard's change named two groups or none, and what [`PermanentDrop::apply`] refuses. The guard is consumed:
+    /// it is undone as by a drop, except after [`Error::StillPrivileged`], which comes too late for that; end the process then.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use privilege_guard::GroupGuard;
+    ///
+    /// // A set-group-ID program gives its group up, and is what its user is.
+    /// let own = privilege_guard::GroupIds::current()?.real;
+    /// let report = GroupGuard::assume(own)?.drop_permanently()?;
+    /// eprintln!("{report}");
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
+    pub fn drop_permanently(self) -> Result<DropReport, Error> {
+        let asked = with_stack(|stack| {
+            let change = &stack.only(self.key).ok_or(Error::GuardsAlive)?.change;
+            let group = change.named.group().ok_or_else(|| Error::Ambiguous { asked: change.clone() })?;
+            Ok(PermanentDrop::of_guard(group, change.supplementary.clone()))
+        })?;
+        let made = self.make_permanent(&asked);
+        tell_of_drop(&asked, &made);
+        made
+    }
+
+    pub(crate) fn apply_permanent(asked: &PermanentDrop) -> Result<DropReport, Error> {
+        let guard = asked.check().and_then(|()| Self::begin_untold(GroupChange::new(), false));
+        let made = guard.and_then(|guard| guard.make_permanent(asked)).map_err(|error| match error {
+            Error::Busy { .. } | Error::InsideThreadGuard => Error::GuardsAlive,
+            error => error,
+        });
+        tell_of_drop(asked, &made);
+        made
+    }
+
+    fn make_permanent(self, asked: &PermanentDrop) -> Result<DropReport, Error> {
+        let made = with_stack(|stack| {
+            let made = permanent::make(stack.only(self.key).ok_or(Error::GuardsAlive)?, asked);
+            match &made {
+                Ok(_) => stack.forget(self.key),
+                Err(Failed::ForGood(_)) => stack.give_up(self.key),
+                Err(Failed::Undoable(_)) => {}
+            }
+            Ok(made)
+        })?;
+        made.map_err(|failed| match failed {
+            // Dropped here, and so undone.
+            Failed::Undoable(error) => error,
+            Failed::ForGood(error) => {
+                std::mem::forget(self);
+                error
+            }
+        })
+    }
 }
 
 impl GroupGuard<Thread> {
@@ -168,17 +232,17 @@ impl GroupGuard<Thread> {
 impl<S: Scope> GroupGuard<S> {
     pub(crate) fn begin(change: GroupChange) -> Result<Self, Error> {
         let asked = change.clone();
-        let begun = Self::begin_untold(change);
+        // Asked outside the stack's borrow, and never as another group: it may run a subscriber's code.
+        let awaited = is_unchanged() && event::is_awaited();
+        let begun = Self::begin_untold(change, awaited);
         if let Err(error) = &begun {
             tell_refusal(S::KIND, &asked, error);
         }
         begun
     }
 
-    fn begin_untold(change: GroupChange) -> Result<Self, Error> {
+    fn begin_untold(change: GroupChange, awaited: bool) -> Result<Self, Error> {
         change.check()?;
-        // Asked outside the borrow, and not as another group: it may run a subscriber's code.
-        let awaited = is_unchanged() && event::is_awaited();
         with_stack(|stack| {
             let mut original = None;
             let key = stack.begin(S::KIND, change.longest_wait(), || {
@@ -315,7 +379,10 @@ fn end(key: u64) -> Result<End, Error> {
     if let Some(applied) = awaited {
         // Also where the subscriber panics.
         scopeguard::defer! {
-            _ = with_stack(|stack| Ok(stack.told()));
+            _ = with_stack(|stack| {
+                stack.told();
+                Ok(())
+            });
         }
         applied.tell();
     }
@@ -330,5 +397,14 @@ fn is_unchanged() -> bool {
 fn tell_refusal(scope: Kind, asked: &GroupChange, error: &Error) {
     if is_unchanged() {
         event::refused(scope, asked, error);
+    }
+}
+
+fn tell_of_drop(asked: &PermanentDrop, made: &Result<DropReport, Error>) {
+    if is_unchanged() {
+        match made {
+            Ok(report) => event::dropped(report),
+            Err(error) => event::drop_refused(asked, error),
+        }
     }
 }

@@ -89,14 +89,40 @@ impl Kind {
     }
 }
 
-/// `setfsgid(2)`, which reports no failure: what it answers is not to be looked at. Of the calling thread in either scope.
-pub(crate) fn set_filesystem_id(gid: Gid) {
-    unistd::setfsgid(unistd::Gid::from_raw(gid.as_raw()));
+/// `setfsgid(2)`, of the calling thread in either scope. It reports no failure; what it answers is the id before.
+pub(crate) fn set_filesystem_id(gid: Gid) -> Gid {
+    Gid::from_raw(unistd::setfsgid(unistd::Gid::from_raw(gid.as_raw())).as_raw())
 }
 
 /// `prctl(PR_SET_PDEATHSIG)`, of the calling thread in either scope.
 pub(crate) fn set_parent_death_signal(signal: Signal) -> Result<(), Errno> {
     rustix::process::set_parent_process_death_signal(Some(signal)).map_err(errno)
+}
+
+/// `setgid(2)` of the calling thread.
+pub(crate) fn set_thread_gid(gid: Gid) -> Result<(), Errno> {
+    rustix::thread::set_thread_gid(rustix_gid(gid)).map_err(errno)
+}
+
+/// `setresuid(3)` of the whole process; the filesystem user id follows.
+pub(crate) fn set_user_ids(user: u32) -> Result<(), Errno> {
+    let user = unistd::Uid::from_raw(user);
+    unistd::setresuid(user, user, user)
+}
+
+/// `capset(2)` of the calling thread.
+pub(crate) fn set_capabilities(sets: CapabilitySets) -> Result<(), Errno> {
+    rustix::thread::set_capabilities(None, sets).map_err(errno)
+}
+
+/// `prctl(PR_CAPBSET_DROP)` of the calling thread.
+pub(crate) fn drop_from_bounding_set(capability: CapabilitySet) -> Result<(), Errno> {
+    rustix::thread::remove_capability_from_bounding_set(capability).map_err(errno)
+}
+
+/// `prctl(PR_SET_NO_NEW_PRIVS)` of the calling thread.
+pub(crate) fn set_no_new_privs() -> Result<(), Errno> {
+    rustix::thread::set_no_new_privs(true).map_err(errno)
 }
 
 pub(crate) fn read_ids() -> Result<(Gid, Gid, Gid), Error> {
@@ -109,7 +135,7 @@ pub(crate) fn read_ids() -> Result<(Gid, Gid, Gid), Error> {
 }
 
 pub(crate) fn read_filesystem_id() -> Result<Gid, Error> {
-    let gid = Gid::from_raw(unistd::setfsgid(unistd::Gid::from_raw(u32::MAX)).as_raw());
+    let gid = set_filesystem_id(Gid::UNCHANGED);
     if gid == Gid::UNCHANGED { Err(Error::unreadable("setfsgid", Errno::last())) } else { Ok(gid) }
 }
 
@@ -125,6 +151,25 @@ pub(crate) fn read_parent_death_signal() -> Result<Option<Signal>, Error> {
 /// `capget(2)` of the calling thread.
 pub(crate) fn read_capabilities() -> Result<CapabilitySets, Error> {
     rustix::thread::capabilities(None).map_err(|error| Error::unreadable("capget", errno(error)))
+}
+
+pub(crate) fn read_user_ids() -> Result<[u32; 3], Error> {
+    let ids = unistd::getresuid().map_err(|errno| Error::unreadable("getresuid", errno))?;
+    Ok([ids.real, ids.effective, ids.saved].map(unistd::Uid::as_raw))
+}
+
+pub(crate) fn is_in_bounding_set(capability: CapabilitySet) -> Result<bool, Error> {
+    rustix::thread::capability_is_in_bounding_set(capability).map_err(|error| Error::unreadable("prctl(PR_CAPBSET_READ)", errno(error)))
+}
+
+pub(crate) fn has_no_new_privs() -> Result<bool, Error> {
+    rustix::thread::no_new_privs().map_err(|error| Error::unreadable("prctl(PR_GET_NO_NEW_PRIVS)", errno(error)))
+}
+
+/// Whether no securebit of the calling thread is set.
+pub(crate) fn has_plain_securebits() -> Result<bool, Error> {
+    let bits = rustix::thread::capabilities_secure_bits();
+    bits.map(|bits| bits.is_empty()).map_err(|error| Error::unreadable("prctl(PR_GET_SECUREBITS)", errno(error)))
 }
 
 /// Whether the calling thread has CAP_SETGID in its effective set.

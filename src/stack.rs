@@ -134,9 +134,12 @@ impl<U: Undo> Stack<U> {
         }
     }
 
-    /// Whether there is no other guard than that with this key, on any thread.
-    pub(crate) fn is_alone(&self, key: u64) -> bool {
-        self.hold == Some(Kind::Process) && matches!(&self.frames[..], [frame] if frame.key == key)
+    /// The change of the guard with this key, where there is no other guard, on any thread.
+    pub(crate) fn only(&mut self, key: u64) -> Option<&mut U> {
+        match &mut self.frames[..] {
+            [frame] if frame.key == key && self.hold == Some(Kind::Process) => Some(&mut frame.undo),
+            _ => None,
+        }
     }
 
     /// Forgets the guard with this key, which has become permanent.

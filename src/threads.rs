@@ -3,6 +3,7 @@
 use std::fmt;
 
 use procfs::process::{Process, Status};
+use rustix::thread::CapabilitySet;
 
 use crate::error::Error;
 use crate::ids::{Gid, GroupIds};
@@ -50,9 +51,6 @@ pub fn threads() -> Result<Vec<ThreadIds>, Error> {
     Ok(statuses()?.into_iter().map(ThreadIds::from).collect())
 }
 
-/// The capability's bit in the masks of `status` (include/uapi/linux/capability.h).
-pub(crate) const SETGID: u64 = 1 << 6;
-
 pub(crate) fn statuses() -> Result<Vec<Status>, Error> {
     let unreadable = |source| Error::Proc { source };
     let tasks = Process::myself().and_then(|process| process.tasks()).map_err(unreadable)?;
@@ -72,7 +70,11 @@ fn has_ended(error: &procfs::ProcError) -> bool {
 }
 
 pub(crate) fn holds_setgid(status: &Status) -> bool {
-    (status.capprm | status.capinh | status.capamb.unwrap_or(0)) & SETGID != 0
+    (status.capprm | status.capinh | status.capamb.unwrap_or(0)) & CapabilitySet::SETGID.bits() != 0
+}
+
+pub(crate) fn is_io_uring(status: &Status) -> bool {
+    status.name.starts_with("iou-")
 }
 
 impl From<Status> for ThreadIds {
@@ -87,7 +89,7 @@ impl From<Status> for ThreadIds {
             },
             supplementary: status.groups.iter().copied().map(Gid::from).collect(),
             holds_setgid: holds_setgid(&status),
-            is_io_uring: status.name.starts_with("iou-"),
+            is_io_uring: is_io_uring(&status),
             name: status.name,
         }
     }

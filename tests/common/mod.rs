@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod attack;
 pub mod kernel;
 pub mod sandbox;
 
@@ -79,6 +80,7 @@ macro_rules! cases {
 
 /// The `main` of a test binary.
 pub fn main(cases: &'static [Case]) -> ExitCode {
+    attack::run_if_child();
     if let Ok(name) = std::env::var(CASE) {
         // Children of the case are not to run it again.
         // SAFETY: there is no other thread yet.

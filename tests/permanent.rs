@@ -1,0 +1,507 @@
+//! Promise 8: for good, until exec; or refused with nothing changed.
+
+mod common;
+
+use common::attack::{Siblings, ways_back};
+use common::kernel::{self, CAP_SETGID, CAP_SETPCAP, CAP_SETUID, Capabilities};
+use common::sandbox::{self, Answer};
+use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, PermanentDrop};
+
+fn main() -> std::process::ExitCode {
+    common::main(cases![
+        Setgid: root_with_one_thread_keeps_its_user,
+        Setgid: a_guard_becomes_permanent,
+        Setgid: supplementary_groups_are_those_asked_for,
+        Setgid: to_another_user,
+        Root: to_an_account,
+        Setgid: with_keep_caps,
+        Setgid: with_no_setuid_fixup,
+        Setgid: with_inheritable_and_ambient_capability,
+        Root: with_a_file_given_capability,
+        Setgid: several_threads_leave_root,
+        Root: a_set_group_id_program_with_threads,
+        Nothing: an_ordinary_process_gives_up_nothing,
+        Setgid: other_threads_holding_the_capability_are_in_the_way,
+        Setgid: a_capability_that_is_not_effective_is_in_the_way,
+        Setgid: another_user_needs_setuid,
+        Setgid: a_user_0_that_stays_needs_setpcap,
+        Setgid: a_setuid_capability_that_stays_needs_setpcap,
+        Setgid: another_guard_of_this_thread_is_in_the_way,
+        Setgid: another_guard_of_another_thread_is_in_the_way,
+        Setgid: a_change_of_two_groups_or_none_is_ambiguous,
+        Setgid: values_that_mean_leave_alone_are_refused,
+        Nothing: other_supplementary_groups_need_the_capability,
+        Root: denied_setgroups_is_in_the_way,
+        Root: a_real_user_namespace_is_served,
+        Root: no_proc_is_in_the_way,
+        Setgid: each_step_refused_or_faked,
+        Setgid: no_new_privs_is_set,
+        Setgid: the_death_signal_survives,
+        Setgid: the_report_is_one_line_for_a_log,
+    ])
+}
+
+/// What must not change where a drop is refused: of every thread.
+fn everything() -> Vec<String> {
+    let mut all: Vec<String> = std::fs::read_dir("/proc/self/task")
+        .expect("/proc")
+        .map(|task| {
+            let status = std::fs::read_to_string(task.expect("an entry").path().join("status")).expect("status");
+            let kept = ["Pid:", "Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:"];
+            status.lines().filter(|line| kept.iter().any(|field| line.starts_with(field))).collect::<Vec<_>>().join("\n")
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(drop: impl FnOnce() -> Result<T, Error>) -> Error {
+    let before = everything();
+    let error = drop().expect_err("refused");
+    assert_eq!(everything(), before, "{error}");
+    error
+}
+
+/// What the kernel must say of this process after a drop to group 33, and what an attacker must not get.
+#[track_caller]
+fn holds(report: &DropReport, groups: &[u32], siblings: &Siblings) {
+    for thread in everything() {
+        assert!(thread.contains("Gid:\t33\t33\t33\t33"), "{thread}");
+        let listed = groups.iter().map(|group| format!("{group} ")).collect::<String>();
+        assert!(thread.lines().any(|line| line.trim_end() == format!("Groups:\t{listed}").trim_end()), "{thread}");
+    }
+    assert_eq!(report.threads, everything().len());
+    assert!(report.refused_tries > 0);
+    let old = [0, 7, 8, 9];
+    assert_eq!(siblings.ways_back(&old), Vec::<String>::new());
+    assert_eq!(ways_back(&old), Vec::<String>::new());
+}
+
+const ALONE: fn() -> Siblings = || Siblings::start(0);
+
+/// A start with four different ids, all of them old afterwards.
+fn start() {
+    kernel::start_from([0, 7, 8, 9], &[0, 7, 8]);
+}
+
+fn root_with_one_thread_keeps_its_user() {
+    start();
+    let report = PermanentDrop::to_group(33).apply().unwrap();
+    assert!(report.bounding_set && report.other_capabilities);
+    holds(&report, &[], &ALONE());
+}
+
+fn a_guard_becomes_permanent() {
+    start();
+    let report = GroupGuard::assume(33).unwrap().drop_permanently().unwrap();
+    holds(&report, &[], &ALONE());
+}
+
+fn supplementary_groups_are_those_asked_for() {
+    start();
+    let named = GroupChange::both(33).supplementary([1005, 1004]).assume().unwrap();
+    holds(&named.drop_permanently().unwrap(), &[1004, 1005], &ALONE());
+}
+
+fn to_another_user() {
+    start();
+    let report = PermanentDrop::to_group(33).user(1234).supplementary([1004]).apply().unwrap();
+    assert_eq!(report.user, Some(1234));
+    holds(&report, &[1004], &ALONE());
+}
+
+fn to_an_account() {
+    let (uid, gid) = ("33", "33");
+    assert!(std::fs::read_to_string("/etc/passwd").unwrap().contains(&format!("www-data:x:{uid}:{gid}:")));
+    start();
+    let report = PermanentDrop::to_account("www-data").unwrap().apply().unwrap();
+    assert_eq!(report.user, Some(33));
+    holds(&report, &[33], &ALONE());
+}
+
+fn with_keep_caps() {
+    start();
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+    let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
+    assert!(report.other_capabilities);
+    assert_eq!(kernel::capabilities().permitted & (CAP_SETGID | CAP_SETUID), 0);
+    holds(&report, &[], &ALONE());
+}
+
+fn with_no_setuid_fixup() {
+    start();
+    const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) }, 0);
+    let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
+    holds(&report, &[], &ALONE());
+}
+
+fn inherit_setgid() {
+    let sets = kernel::capabilities();
+    kernel::set_capabilities(Capabilities { inheritable: sets.inheritable | CAP_SETGID, ..sets });
+}
+
+fn with_inheritable_and_ambient_capability() {
+    start();
+    inherit_setgid();
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 6, 0, 0) }, 0);
+    assert!(everything()[0].contains("CapAmb:\t0000000000000040"));
+    let report = PermanentDrop::to_group(33).apply().unwrap();
+    holds(&report, &[], &ALONE());
+}
+
+/// Runs this binary again as `user`, from a copy to which `prepare` gives something, with the case named by `then`.
+fn run_copy(name: &str, prepare: impl FnOnce(&std::path::Path), user: (u32, u32)) -> std::process::ExitStatus {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(folder.path(), None, Some(user.1)).unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let copy = folder.path().join("copy");
+    std::fs::copy("/proc/self/exe", &copy).unwrap();
+    std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    prepare(&copy);
+    kernel::in_child(|| {
+        kernel::become_user(user.0, user.1);
+        // SAFETY: there is no other thread.
+        unsafe { std::env::set_var(INNER, name) };
+        let error = std::os::unix::process::CommandExt::exec(&mut std::process::Command::new(&copy));
+        panic!("{error}");
+    })
+}
+
+const INNER: &str = "PRIVILEGE_GUARD_CASE";
+
+fn with_a_file_given_capability() {
+    if std::env::var("INSIDE").is_ok() {
+        assert_eq!(kernel::capabilities().effective, CAP_SETGID);
+        start();
+        let report = PermanentDrop::to_group(33).apply().unwrap();
+        for thread in everything() {
+            assert!(thread.contains("Gid:\t33\t33\t33\t33") && thread.contains("CapPrm:\t0000000000000000"), "{thread}");
+        }
+        assert!(!report.bounding_set && !report.other_capabilities);
+        // An exec of this file gives what the file gives, as documented; so no executed child here.
+        assert_eq!(kernel::in_child(|| i32::from(!Siblings::start(1).ways_back(&[0, 7, 8, 9]).is_empty())).code(), Some(0));
+        return;
+    }
+    // SAFETY: there is no other thread.
+    unsafe { std::env::set_var("INSIDE", "1") };
+    let status = run_copy("with_a_file_given_capability", |copy| give_file_capability(copy, CAP_SETGID), (1234, 1234));
+    assert!(status.success(), "{status}");
+}
+
+/// The xattr that `setcap` writes (struct vfs_cap_data, revision 2), permitted and effective.
+fn give_file_capability(file: &std::path::Path, mask: u64) {
+    let mut data = Vec::new();
+    for word in [0x0200_0001, mask as u32, 0, (mask >> 32) as u32, 0] {
+        data.extend(word.to_le_bytes());
+    }
+    let path = std::ffi::CString::new(file.to_str().unwrap()).unwrap();
+    // SAFETY: valid strings, and a pointer with its length.
+    let result = unsafe { libc::setxattr(path.as_ptr(), c"security.capability".as_ptr(), data.as_ptr().cast(), data.len(), 0) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn several_threads_leave_root() {
+    start();
+    kernel::start_from([0; 4], &[0, 7]);
+    let siblings = Siblings::start(4);
+    let report = PermanentDrop::to_group(33).user(1234).supplementary([1004]).apply().unwrap();
+    assert_eq!(report.threads, 5);
+    holds(&report, &[1004], &siblings);
+}
+
+fn a_set_group_id_program_with_threads() {
+    if std::env::var("INSIDE").is_ok() {
+        assert_eq!(kernel::ids(), [33, 7, 7, 7]);
+        let siblings = Siblings::start(3);
+        let report = GroupGuard::assume(33).unwrap().drop_permanently().unwrap();
+        assert!(report.kept_groups);
+        for thread in everything() {
+            assert!(thread.contains("Gid:\t33\t33\t33\t33"), "{thread}");
+        }
+        assert_eq!(siblings.ways_back(&[7, 0]), Vec::<String>::new());
+        return;
+    }
+    // SAFETY: there is no other thread.
+    unsafe { std::env::set_var("INSIDE", "1") };
+    let set_group_id = |copy: &std::path::Path| {
+        std::os::unix::fs::chown(copy, None, Some(7)).unwrap();
+        std::fs::set_permissions(copy, std::os::unix::fs::PermissionsExt::from_mode(0o2755)).unwrap();
+    };
+    let status = run_copy("a_set_group_id_program_with_threads", set_group_id, (1234, 33));
+    assert!(status.success(), "{status}");
+}
+
+fn an_ordinary_process_gives_up_nothing() {
+    kernel::give_up_capabilities(CAP_SETGID | CAP_SETUID);
+    let before = kernel::identity();
+    let own = before.ids[0];
+    match PermanentDrop::to_group(own).apply() {
+        Ok(report) => {
+            assert!(report.kept_groups);
+            let kept: Vec<u32> = report.supplementary.iter().map(|gid| gid.as_raw()).collect();
+            assert_eq!(kept, before.groups);
+        }
+        // User 0 without CAP_SETGID gets it back by an exec, unless CAP_SETPCAP can prevent that.
+        Err(error) => assert!(matches!(error, Error::NoSetpcap), "{error}"),
+    }
+    assert_eq!(kernel::identity().ids, [own; 4]);
+}
+
+fn other_threads_holding_the_capability_are_in_the_way() {
+    // The filesystem id of other threads comes back as their effective one.
+    kernel::start_from([0, 7, 8, 7], &[0, 7, 8]);
+    let _siblings = Siblings::start(2);
+    for drop in [PermanentDrop::to_group(33), PermanentDrop::to_group(33).user(0)] {
+        assert!(matches!(refused(|| drop.apply()), Error::SeveralThreads { threads: 3 }));
+    }
+    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::SeveralThreads { threads: 3 }));
+    inherit_setgid();
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::SeveralThreads { threads: 3 }));
+}
+
+fn a_capability_that_is_not_effective_is_in_the_way() {
+    start();
+    let sets = kernel::capabilities();
+    kernel::set_capabilities(Capabilities { effective: sets.effective & !CAP_SETGID, ..sets });
+    assert!(matches!(refused(|| PermanentDrop::to_group(7).apply()), Error::NotEffective));
+}
+
+fn another_user_needs_setuid() {
+    start();
+    kernel::give_up_capabilities(CAP_SETUID);
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::NoSetuid { user: 1234 }));
+    let report = PermanentDrop::to_group(33).user(0).apply().unwrap();
+    holds(&report, &[], &ALONE());
+}
+
+fn a_user_0_that_stays_needs_setpcap() {
+    start();
+    kernel::give_up_capabilities(CAP_SETPCAP);
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::NoSetpcap));
+    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::NoSetpcap));
+    let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
+    holds(&report, &[], &ALONE());
+}
+
+fn a_setuid_capability_that_stays_needs_setpcap() {
+    start();
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+    kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
+    let both = CAP_SETGID | CAP_SETUID;
+    kernel::set_capabilities(Capabilities { effective: both, permitted: both, inheritable: 0 });
+    // It could become user 0, and have everything again after an exec.
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::NoSetpcap));
+    let report = PermanentDrop::to_group(33).user(1235).apply().unwrap();
+    holds(&report, &[], &ALONE());
+}
+
+fn another_guard_of_this_thread_is_in_the_way() {
+    start();
+    let outer = GroupGuard::assume(1004).unwrap();
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::GuardsAlive));
+    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::GuardsAlive));
+    let inner = GroupGuard::assume_on_thread(1005).unwrap();
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::GuardsAlive));
+    // Refused, and undone once the inner guard is.
+    assert!(matches!(outer.drop_permanently(), Err(Error::GuardsAlive)));
+    assert_eq!(kernel::ids()[1], 1005);
+    drop(inner);
+    assert_eq!(kernel::ids(), [0, 7, 8, 9]);
+}
+
+fn another_guard_of_another_thread_is_in_the_way() {
+    kernel::start_from([0; 4], &[]);
+    for take in [|| drop(GroupGuard::assume_on_thread(1004).map(std::mem::forget)), || drop(GroupGuard::assume(1004).map(std::mem::forget))]
+    {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (ready, taken) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            take();
+            ready.send(()).unwrap();
+            _ = wait.recv();
+        });
+        taken.recv().unwrap();
+        assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::GuardsAlive));
+        drop(done);
+        thread.join().unwrap();
+        assert_eq!(kernel::ids(), [0; 4]);
+    }
+}
+
+fn a_change_of_two_groups_or_none_is_ambiguous() {
+    start();
+    let two = || GroupChange::new().real(33).effective(34).assume();
+    assert!(matches!(refused(|| two()?.drop_permanently()), Error::Ambiguous { .. }));
+    let none = || GroupChange::new().no_supplementary().assume();
+    assert!(matches!(refused(|| none()?.drop_permanently()), Error::Ambiguous { .. }));
+    let report = GroupGuard::assume_effective(33).unwrap().drop_permanently().unwrap();
+    holds(&report, &[], &ALONE());
+}
+
+fn values_that_mean_leave_alone_are_refused() {
+    assert!(matches!(refused(|| PermanentDrop::to_group(u32::MAX).apply()), Error::InvalidGid));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(u32::MAX).apply()), Error::InvalidUid));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary([u32::MAX]).apply()), Error::InvalidGid));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary(0..65537).apply()), Error::TooManyGroups { .. }));
+    assert!(matches!(PermanentDrop::to_account("no-such-account"), Err(Error::UnknownAccount { .. })));
+}
+
+fn other_supplementary_groups_need_the_capability() {
+    kernel::give_up_capabilities(CAP_SETGID | CAP_SETUID);
+    let kernel::Identity { ids: [own, ..], mut groups } = kernel::identity();
+    groups.push(1004);
+    let error = refused(|| PermanentDrop::to_group(own).supplementary(groups).apply());
+    assert!(matches!(error, Error::NotPermitted { .. }), "{error}");
+}
+
+/// Enters a user namespace, whose maps a process outside writes.
+fn enter_user_namespace(setgroups: &str) {
+    let pid = std::process::id();
+    let (mut asked, mut ask) = std::io::pipe().unwrap();
+    let (mut written, mut write) = std::io::pipe().unwrap();
+    use std::io::{Read, Write};
+    // SAFETY: this process has one thread.
+    if unsafe { libc::fork() } == 0 {
+        asked.read_exact(&mut [0]).unwrap();
+        std::fs::write(format!("/proc/{pid}/setgroups"), setgroups).unwrap();
+        std::fs::write(format!("/proc/{pid}/uid_map"), "0 100000 5000").unwrap();
+        std::fs::write(format!("/proc/{pid}/gid_map"), "0 100000 5000").unwrap();
+        write.write_all(&[0]).unwrap();
+        std::process::exit(0);
+    }
+    // SAFETY: a flag only.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0);
+    ask.write_all(&[0]).unwrap();
+    written.read_exact(&mut [0]).unwrap();
+    kernel::raw_setresuid(Some(0), Some(0), Some(0)).unwrap();
+}
+
+fn denied_setgroups_is_in_the_way() {
+    kernel::raw_setgroups(&[]).unwrap();
+    enter_user_namespace("deny");
+    kernel::raw_setresgid(Some(0), Some(7), Some(8)).unwrap();
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::SetgroupsDenied));
+    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::SetgroupsDenied));
+}
+
+fn a_real_user_namespace_is_served() {
+    kernel::raw_setgroups(&[]).unwrap();
+    enter_user_namespace("allow");
+    start();
+    let report = PermanentDrop::to_group(33).user(1234).supplementary([1004]).apply().unwrap();
+    holds(&report, &[1004], &ALONE());
+}
+
+fn no_proc_is_in_the_way() {
+    // SAFETY: flags and static strings only.
+    unsafe {
+        assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
+        assert_eq!(libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()), 0);
+        assert_eq!(libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()), 0);
+    }
+    let before = (kernel::getresgid(), kernel::capabilities());
+    assert!(matches!(PermanentDrop::to_group(33).apply(), Err(Error::Proc { .. })));
+    assert!(matches!(GroupGuard::assume(33).unwrap().drop_permanently(), Err(Error::Proc { .. })));
+    assert_eq!((kernel::getresgid(), kernel::capabilities()), before);
+}
+
+/// Each setting call in turn refused, and answered with success without being made: an error or an abort, and never `Ok`; where the
+/// call was refused before the point of no return, nothing is changed.
+fn each_step_refused_or_faked() {
+    let mut rows = 0;
+    for threads in [0, 2] {
+        for (call, arguments, undoable) in [
+            (libc::SYS_setgroups, &[][..], true),
+            (libc::SYS_setresgid, &[(0, 33)], true),
+            (libc::SYS_setresuid, &[], true),
+            (libc::SYS_prctl, &[(0, libc::PR_CAPBSET_DROP as u32)], true),
+            (libc::SYS_capset, &[], true),
+            (libc::SYS_prctl, &[(0, libc::PR_SET_NO_NEW_PRIVS as u32)], false),
+            // What the proof tries: a filter that claims success there is not to be believed either.
+            (libc::SYS_setresgid, &[(0, 7)], false),
+            (libc::SYS_setgid, &[], false),
+            (libc::SYS_setfsgid, &[(0, 7)], false),
+        ] {
+            for answer in [Answer::Errno(libc::EPERM), Answer::Errno(libc::ENOMEM), Answer::SuccessWithoutDoing] {
+                // The steps of each road: user 0 kept, another user with capabilities kept, several threads.
+                let roads: &[(Option<u32>, bool)] =
+                    if threads == 0 { &[(None, false), (Some(1234), true)] } else { &[(Some(1234), false)] };
+                for &(user, keep_caps) in roads {
+                    rows += 1;
+                    let status = kernel::in_child(|| {
+                        // The filesystem id of other threads comes back as their effective one.
+                        let filesystem = if threads == 0 { 9 } else { 7 };
+                        kernel::start_from([0, 7, 8, filesystem], &[0, 7, 8]);
+                        if keep_caps {
+                            // SAFETY: numbers only.
+                            assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+                        }
+                        let siblings = Siblings::start(threads);
+                        // A filter needs no_new_privs or CAP_SYS_ADMIN, and seccompiler sets the former unless told otherwise.
+                        sandbox::answer_on_all_threads(call, arguments, answer);
+                        let before = everything();
+                        let asked = PermanentDrop::to_group(33).no_new_privs();
+                        let asked = user.map_or(asked.clone(), |user| asked.user(user));
+                        match asked.apply() {
+                            Ok(_) => {
+                                // Only where the filter is not in the way of anything: then it holds.
+                                let by_calls = siblings.ways_back(&[0, 7, 8, 9]);
+                                let honest = answer != Answer::SuccessWithoutDoing;
+                                if honest { i32::from(!by_calls.is_empty()) } else { 10 }
+                            }
+                            Err(Error::StillPrivileged { .. }) => 20,
+                            Err(error) => {
+                                assert!(undoable, "{error}");
+                                assert_eq!(everything(), before, "{error}");
+                                30
+                            }
+                        }
+                    });
+                    let row = format!("call {call} {arguments:?}, {answer:?}, user {user:?}, {threads} other threads: {status}");
+                    use std::os::unix::process::ExitStatusExt;
+                    let aborted = status.signal() == Some(libc::SIGABRT);
+                    println!("{row}");
+                    assert!(aborted || matches!(status.code(), Some(0 | 10 | 20 | 30)), "{row}");
+                    // Success without doing is an Ok only where the drop has no use for the call: the kernel is asked below.
+                    if status.code() == Some(10) {
+                        let unused = (call == libc::SYS_setresuid && user.is_none())
+                            || (call == libc::SYS_prctl && arguments[0].1 == libc::PR_CAPBSET_DROP as u32 && user.is_some())
+                            || (call == libc::SYS_capset && threads > 0)
+                            || (call == libc::SYS_prctl && arguments[0].1 == libc::PR_SET_NO_NEW_PRIVS as u32);
+                        assert!(unused, "{row}");
+                    }
+                }
+            }
+        }
+    }
+    println!("= {rows} rows, 0 false successes");
+}
+
+fn no_new_privs_is_set() {
+    start();
+    let report = PermanentDrop::to_group(33).no_new_privs().apply().unwrap();
+    assert!(report.no_new_privs);
+    assert!(everything()[0].contains("NoNewPrivs:\t1"));
+}
+
+fn the_death_signal_survives() {
+    start();
+    kernel::set_death_signal(libc::SIGRTMIN() + 3);
+    PermanentDrop::to_group(33).user(1234).apply().unwrap();
+    assert_eq!(kernel::death_signal(), libc::SIGRTMIN() + 3);
+}
+
+fn the_report_is_one_line_for_a_log() {
+    start();
+    let report = PermanentDrop::to_group(33).user(1234).supplementary([1004, 1005]).no_new_privs().apply().unwrap();
+    assert_eq!(
+        report.to_string(),
+        "group 33 for good, user 1234; supplementary groups: 1004 1005; 1 threads checked, 25 tries to get back refused; no CAP_SETGID; no_new_privs"
+    );
+}
