@@ -25,8 +25,10 @@ fn main() -> std::process::ExitCode {
     ])
 }
 
-/// With the group that each takes by default, and what it says where `{}` is that group.
-const EXAMPLES: [(&str, u32, &[&str]); 5] = [
+/// Its name, the group that it takes by default, and what it says where `{}` is the group.
+type Example = (&'static str, u32, &'static [&'static str]);
+
+const EXAMPLES: [Example; 5] = [
     ("basic_setregid", 1001, &["verified: real group: {}", "verified: effective group: {}", "verified: group of a new file: {}"]),
     ("effective_only", 1002, &["verified: effective group: {}", "verified: real group, as before: ", "verified: group of a new file: {}"]),
     (
