@@ -283,7 +283,7 @@ impl Applied {
         let all = ResGid { real: Some(group), effective: Some(group), saved: Some(group) };
         self.scope.set_ids(all).map_err(|errno| self.refusal("setresgid", errno))?;
         let inside = GroupIds { real: group, effective: group, saved: group, filesystem: group };
-        let undo = ResGid { real: Some(ids.real), effective: Some(ids.effective), saved: Some(ids.saved) };
+        let undo = ResGid { real: nameable(ids.real), effective: nameable(ids.effective), saved: nameable(ids.saved) };
         let plan = Plan { set: all, inside, undo, needs: Needs::Entering };
         self.ids = Some(plan);
         self.confirm_ids(&plan, before)
@@ -302,7 +302,7 @@ impl Applied {
         let shows_overflow = [ids.real, ids.effective, ids.saved, ids.filesystem].contains(&Gid::OVERFLOW);
         let opaque = shows_overflow && namespace::hides_ids();
         let plan = plan(ids, self.change.named, opaque).map_err(|_| self.irreversible(NoReturn::Unmapped))?;
-        if plan.needs == Needs::Returning && !scope::may_set_groups()? {
+        if plan.needs == Needs::Returning && !scope::may_use_setgid()? {
             return Err(self.irreversible(NoReturn::WouldBeLost));
         }
         Ok(plan)
@@ -312,11 +312,11 @@ impl Applied {
     fn groups_to_put_back(&self) -> Result<Option<Vec<Gid>>, Error> {
         let Some(wanted) = &self.change.supplementary else { return Ok(None) };
         let groups = supplementary_groups()?;
-        if groups.contains(&Gid::OVERFLOW) && namespace::hides_ids() {
+        if groups.iter().any(|&gid| nameable(gid).is_none()) {
             return Err(self.irreversible(NoReturn::Unmapped));
         }
         // The call needs CAP_SETGID even where it has nothing to change.
-        let already = sorted(wanted) == sorted(&groups) && !scope::may_set_groups()?;
+        let already = sorted(wanted) == sorted(&groups) && !scope::may_use_setgid()?;
         Ok((!already).then_some(groups))
     }
 
@@ -388,11 +388,19 @@ impl Undo for Applied {
         }
         if let Some(groups) = &self.groups {
             let refused = |source: io::Error| self.not_restored("setgroups", source);
+            if groups.iter().any(|&gid| nameable(gid).is_none()) {
+                return Err(refused(Errno::EINVAL.into()));
+            }
             self.scope.set_groups(groups).map_err(|errno| refused(errno.into()))?;
             groups_read_as(groups).map_err(refused)?;
         }
         Ok(())
     }
+}
+
+/// The id, where a call can name it: not where it may be any id without a mapping in this user namespace.
+fn nameable(gid: Gid) -> Option<Gid> {
+    (gid != Gid::OVERFLOW || !namespace::hides_ids()).then_some(gid)
 }
 
 /// Reads back what a `setresgid` should have done.
@@ -440,18 +448,21 @@ impl DeathSignal {
         Ok(DeathSignal(scope::read_parent_death_signal()?.map(|signal| (signal, std::process::id()))))
     }
 
-    /// Sets it again, except in a forked child, which has none: it was told of a death that is not its parent's.
+    /// What has to be there: nothing in a forked child, which would be told of the death of a parent that is not its own.
+    fn here(self) -> Option<Signal> {
+        self.0.filter(|&(_, process)| process == std::process::id()).map(|(signal, _)| signal)
+    }
+
     fn set(self) -> Result<(), Errno> {
-        match self.0 {
-            Some((signal, process)) if process == std::process::id() => scope::set_parent_death_signal(signal),
-            _ => Ok(()),
-        }
+        self.here().map_or(Ok(()), scope::set_parent_death_signal)
     }
 
     fn set_and_confirm(self) -> io::Result<()> {
         self.set()?;
-        let (Some((signal, process)), now) = (self.0, std::process::id) else { return Ok(()) };
-        if process == now() && scope::read_parent_death_signal()? != Some(signal) { Err(not_done()) } else { Ok(()) }
+        match self.here() {
+            Some(signal) if scope::read_parent_death_signal()? != Some(signal) => Err(not_done()),
+            _ => Ok(()),
+        }
     }
 }
 

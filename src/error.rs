@@ -135,7 +135,7 @@ pub enum Error {
     #[error("the threads of this process cannot be read: {source}; /proc has to be mounted, and readable")]
     Proc {
         /// What was wrong with it.
-        source: procfs::ProcError,
+        source: io::Error,
     },
 
     /// A permanent drop was asked for while another guard is alive, on this thread or another, which would be undone into it.
@@ -299,8 +299,8 @@ impl fmt::Display for Holder {
 }
 
 impl Error {
-    pub(crate) fn unreadable(call: &'static str, errno: Errno) -> Self {
-        Error::Unreadable { call, source: errno.into() }
+    pub(crate) fn unreadable(call: &'static str, source: impl Into<io::Error>) -> Self {
+        Error::Unreadable { call, source: source.into() }
     }
 }
 

@@ -218,10 +218,9 @@ impl GroupGuard<Thread> {
     /// ```no_run
     /// use privilege_guard::GroupGuard;
     ///
-    /// std::thread::spawn(|| -> Result<(), Box<dyn std::error::Error>> {
+    /// std::thread::spawn(|| -> std::io::Result<()> {
     ///     let _guard = GroupGuard::assume_on_thread(1004)?;
-    ///     std::fs::write("reply", "this thread is in group 1004, and the others are not")?;
-    ///     Ok(())
+    ///     std::fs::write("reply", "this thread is in group 1004, and the others are not")
     /// });
     /// ```
     pub fn assume_on_thread(group: impl Into<Gid>) -> Result<Self, Error> {

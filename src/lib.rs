@@ -15,6 +15,17 @@ mod scope;
 mod stack;
 mod threads;
 
+/// The pages of `docs/`, as they are in the repository.
+#[cfg(any(doc, doctest))]
+pub mod docs {
+    #[doc = include_str!("../docs/guide.md")]
+    pub mod guide {}
+    #[doc = include_str!("../docs/semantics.md")]
+    pub mod semantics {}
+    #[doc = include_str!("../docs/security.md")]
+    pub mod security {}
+}
+
 pub use change::GroupChange;
 pub use error::{Denial, Error, Holder, NoReturn};
 pub use guard::GroupGuard;

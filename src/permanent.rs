@@ -170,7 +170,7 @@ impl fmt::Display for DropReport {
             [] => f.write_str(" none")?,
             groups => groups.iter().try_for_each(|group| write!(f, " {group}"))?,
         }
-        write!(f, "; {} threads checked, {} tries to get back refused; no CAP_SETGID", self.threads, self.refused_tries)?;
+        write!(f, "; threads checked: {}; tries to get back refused: {}; no CAP_SETGID", self.threads, self.refused_tries)?;
         f.write_str(if self.bounding_set { ", nor in the bounding set" } else { "" })?;
         f.write_str(if self.other_capabilities { ", other capabilities kept" } else { "" })?;
         f.write_str(if self.no_new_privs { "; no_new_privs" } else { "" })
@@ -405,7 +405,7 @@ fn own_statuses() -> Result<Vec<Status>, Error> {
     match statuses.iter().position(|status| status.pid == caller) {
         Some(index) => statuses.swap(0, index),
         // Threads of another process, or under other numbers: a /proc of another pid namespace.
-        None => return Err(Error::Proc { source: procfs::ProcError::Other("it does not show the calling thread".into()) }),
+        None => return Err(Error::Proc { source: io::Error::other("it does not show the calling thread") }),
     }
     Ok(statuses)
 }

@@ -125,7 +125,8 @@ mod tests {
     /// What the kernel does: `setresgid` on the four ids, `None` where it answers EPERM.
     fn setresgid(ids: GroupIds, to: ResGid, cap: bool) -> Option<GroupIds> {
         let held = |to: Option<Gid>| to.is_none_or(|gid| [ids.real, ids.effective, ids.saved].contains(&gid));
-        if !cap && !(held(to.real) && held(to.effective) && held(to.saved)) {
+        let allowed = cap || held(to.real) && held(to.effective) && held(to.saved);
+        if !allowed {
             return None;
         }
         let same = |to: Option<Gid>, now: Gid| to.is_none_or(|gid| gid == now);

@@ -8,7 +8,7 @@ use nix::unistd;
 use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::error::Error;
+use crate::error::{Error, not_done};
 use crate::ids::Gid;
 use crate::plan::ResGid;
 
@@ -129,7 +129,7 @@ pub(crate) fn read_ids() -> Result<(Gid, Gid, Gid), Error> {
     let ids = unistd::getresgid().map_err(|errno| Error::unreadable("getresgid", errno))?;
     let [real, effective, saved] = [ids.real, ids.effective, ids.saved].map(|gid| Gid::from_raw(gid.as_raw()));
     if [real, effective, saved].contains(&Gid::UNCHANGED) {
-        return Err(Error::unreadable("getresgid", Errno::ENOSYS));
+        return Err(Error::unreadable("getresgid", not_done()));
     }
     Ok((real, effective, saved))
 }
@@ -173,7 +173,7 @@ pub(crate) fn has_plain_securebits() -> Result<bool, Error> {
 }
 
 /// Whether the calling thread has CAP_SETGID in its effective set.
-pub(crate) fn may_set_groups() -> Result<bool, Error> {
+pub(crate) fn may_use_setgid() -> Result<bool, Error> {
     Ok(read_capabilities()?.effective.contains(CapabilitySet::SETGID))
 }
 

@@ -52,7 +52,7 @@ pub fn threads() -> Result<Vec<ThreadIds>, Error> {
 }
 
 pub(crate) fn statuses() -> Result<Vec<Status>, Error> {
-    let unreadable = |source| Error::Proc { source };
+    let unreadable = |error| Error::Proc { source: std::io::Error::other(error) };
     let tasks = Process::myself().and_then(|process| process.tasks()).map_err(unreadable)?;
     // A thread that ended since it was listed is none any more.
     let statuses = tasks.map(|task| task.and_then(|task| task.status())).filter(|status| !matches!(status, Err(error) if has_ended(error)));

@@ -363,22 +363,21 @@ fn other_supplementary_groups_need_the_capability() {
 /// Enters a user namespace, whose maps a process outside writes.
 fn enter_user_namespace(setgroups: &str) {
     let pid = std::process::id();
-    let (mut asked, mut ask) = std::io::pipe().unwrap();
-    let (mut written, mut write) = std::io::pipe().unwrap();
+    let (mut inside, mut outside) = std::os::unix::net::UnixStream::pair().unwrap();
     use std::io::{Read, Write};
     // SAFETY: this process has one thread.
     if unsafe { libc::fork() } == 0 {
-        asked.read_exact(&mut [0]).unwrap();
+        outside.read_exact(&mut [0]).unwrap();
         std::fs::write(format!("/proc/{pid}/setgroups"), setgroups).unwrap();
         std::fs::write(format!("/proc/{pid}/uid_map"), "0 100000 5000").unwrap();
         std::fs::write(format!("/proc/{pid}/gid_map"), "0 100000 5000").unwrap();
-        write.write_all(&[0]).unwrap();
+        outside.write_all(&[0]).unwrap();
         std::process::exit(0);
     }
     // SAFETY: a flag only.
     assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0);
-    ask.write_all(&[0]).unwrap();
-    written.read_exact(&mut [0]).unwrap();
+    inside.write_all(&[0]).unwrap();
+    inside.read_exact(&mut [0]).unwrap();
     kernel::raw_setresuid(Some(0), Some(0), Some(0)).unwrap();
 }
 
@@ -502,6 +501,6 @@ fn the_report_is_one_line_for_a_log() {
     let report = PermanentDrop::to_group(33).user(1234).supplementary([1004, 1005]).no_new_privs().apply().unwrap();
     assert_eq!(
         report.to_string(),
-        "group 33 for good, user 1234; supplementary groups: 1004 1005; 1 threads checked, 25 tries to get back refused; no CAP_SETGID; no_new_privs"
+        "group 33 for good, user 1234; supplementary groups: 1004 1005; threads checked: 1; tries to get back refused: 25; no CAP_SETGID; no_new_privs"
     );
 }

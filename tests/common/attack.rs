@@ -87,7 +87,13 @@ fn maps_old_id(old: &[u32]) -> bool {
 }
 
 /// Threads that live through a drop, and then attack too.
-pub struct Siblings(Vec<(Sender<Vec<u32>>, Receiver<Vec<String>>, JoinHandle<()>)>);
+pub struct Siblings(Vec<Sibling>);
+
+struct Sibling {
+    ask: Sender<Vec<u32>>,
+    answers: Receiver<Vec<String>>,
+    _thread: JoinHandle<()>,
+}
 
 impl Siblings {
     pub fn start(number: usize) -> Self {
@@ -100,16 +106,16 @@ impl Siblings {
                     answer.send(on_this_thread(&old)).expect("somebody listens");
                 }
             });
-            (ask, answers, thread)
+            Sibling { ask, answers, _thread: thread }
         });
         Siblings(threads.collect())
     }
 
     pub fn ways_back(&self, old: &[u32]) -> Vec<String> {
-        let ask = |(ask, answers, _): &(Sender<_>, Receiver<Vec<String>>, _)| {
-            ask.send(old.to_vec()).expect("the thread lives");
-            answers.recv().expect("it answers")
+        let attack = |sibling: &Sibling| {
+            sibling.ask.send(old.to_vec()).expect("the thread lives");
+            sibling.answers.recv().expect("it answers")
         };
-        self.0.iter().flat_map(ask).collect()
+        self.0.iter().flat_map(attack).collect()
     }
 }
