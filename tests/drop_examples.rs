@@ -43,15 +43,29 @@ impl Examples {
             std::fs::copy(&from, folder.path().join(example))
                 .unwrap_or_else(|error| panic!("{}: {error}; cargo build --examples makes it", from.display()));
         }
-        Examples(folder)
+        let examples = Examples(folder);
+        std::fs::create_dir(examples.temporary()).unwrap();
+        std::fs::set_permissions(examples.temporary(), PermissionsExt::from_mode(0o1777)).unwrap();
+        examples
     }
 
     fn path(&self, example: &str) -> PathBuf {
         self.0.path().join(example)
     }
 
+    /// What an aborted example leaves behind is cleared away with the rest.
+    fn command(&self, example: &str) -> Command {
+        let mut command = Command::new(self.path(example));
+        command.env("TMPDIR", self.temporary());
+        command
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.path("tmp")
+    }
+
     fn run(&self, example: &str) -> Ran {
-        Ran::of(Command::new(self.path(example)))
+        Ran::of(self.command(example))
     }
 
     /// After `prepare`, in a process of its own.
@@ -60,7 +74,7 @@ impl Examples {
         std::fs::set_permissions(results.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let file = |name: &str| std::fs::File::create(results.path().join(name)).unwrap();
         let (stdout, stderr) = (file("stdout"), file("stderr"));
-        let mut command = Command::new(self.path(example));
+        let mut command = self.command(example);
         command.stdout(stdout).stderr(stderr);
         let status = kernel::in_child(|| {
             prepare();
@@ -183,7 +197,7 @@ fn daemon() {
 fn a_daemon_needs_an_account_that_is_not_root() {
     let examples = Examples::new();
     let with = |account: &str| {
-        let mut command = Command::new(examples.path("daemon"));
+        let mut command = examples.command("daemon");
         command.arg(account);
         Ran::of(command)
     };
@@ -213,22 +227,21 @@ fn ordinary_users_are_told_what_is_missing() {
 fn enter_user_namespace(map: &str, setgroups: &str) {
     use std::io::{Read, Write};
     let pid = std::process::id();
-    let (mut asked, mut ask) = std::io::pipe().unwrap();
-    let (mut written, mut write) = std::io::pipe().unwrap();
+    let (mut inside, mut outside) = std::os::unix::net::UnixStream::pair().unwrap();
     kernel::raw_setgroups(&[]).unwrap();
     // SAFETY: this process has one thread.
     if unsafe { libc::fork() } == 0 {
-        asked.read_exact(&mut [0]).unwrap();
+        outside.read_exact(&mut [0]).unwrap();
         std::fs::write(format!("/proc/{pid}/setgroups"), setgroups).unwrap();
         std::fs::write(format!("/proc/{pid}/uid_map"), map).unwrap();
         std::fs::write(format!("/proc/{pid}/gid_map"), map).unwrap();
-        write.write_all(&[0]).unwrap();
+        outside.write_all(&[0]).unwrap();
         std::process::exit(0);
     }
     // SAFETY: a flag only.
     assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0);
-    ask.write_all(&[0]).unwrap();
-    written.read_exact(&mut [0]).unwrap();
+    inside.write_all(&[0]).unwrap();
+    inside.read_exact(&mut [0]).unwrap();
     kernel::raw_setresgid(Some(0), Some(0), Some(0)).unwrap();
     kernel::raw_setresuid(Some(0), Some(0), Some(0)).unwrap();
 }
@@ -248,23 +261,29 @@ fn in_a_user_namespace_of_one_id() {
     }
 }
 
+/// What is mounted from now on, this process alone sees, and what it starts.
+fn own_mounts() {
+    // SAFETY: a flag only.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+    mount(&["--make-rprivate", "/"]);
+}
+
+fn mount(arguments: &[&str]) {
+    assert!(Command::new("mount").args(arguments).status().unwrap().success(), "mount {arguments:?}");
+}
+
 /// In a mount namespace, where this user is named in the system's files.
 fn ordinary_users_with_subordinate_ids_get_a_user_namespace() {
     let examples = Examples::new();
     let folder = tempfile::tempdir().unwrap();
-    // SAFETY: flags and static strings only.
-    unsafe {
-        assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
-        assert_eq!(libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()), 0);
-    }
+    own_mounts();
     let accounts = std::fs::read_to_string("/etc/passwd").unwrap() + "privilege-guard-player:x:1234:1234::/:/bin/sh\n";
     let subordinate = "privilege-guard-player:100000:65536\n";
     for (path, content) in [("/etc/passwd", accounts.as_str()), ("/etc/subuid", subordinate), ("/etc/subgid", subordinate)] {
         let own = folder.path().join(path.replace('/', "-"));
         std::fs::write(&own, content).unwrap();
         std::fs::set_permissions(&own, PermissionsExt::from_mode(0o644)).unwrap();
-        let status = Command::new("mount").arg("--bind").arg(&own).arg(path).status().unwrap();
-        assert!(status.success());
+        mount(&["--bind", own.to_str().unwrap(), path]);
     }
     for example in ALL {
         let ran = examples.run_after(|| kernel::become_user(1234, 1234), example);
@@ -278,19 +297,8 @@ fn a_set_group_id_program_that_gets_no_group_is_told() {
     let without = || rustix::thread::set_no_new_privs(true).unwrap();
     examples.run_after(without, "setgid_score").cannot_run(&["no_new_privs"]);
     let nosuid = || {
-        let mount = |arguments: &[&str]| assert!(Command::new("mount").args(arguments).status().unwrap().success());
-        // SAFETY: flags and static strings only.
-        unsafe {
-            assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
-            assert_eq!(
-                libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()),
-                0
-            );
-            let folder = examples.0.path().join("nosuid");
-            std::fs::create_dir(&folder).unwrap();
-            mount(&["-t", "tmpfs", "-o", "nosuid", "none", folder.to_str().unwrap()]);
-            std::env::set_var("TMPDIR", folder);
-        }
+        own_mounts();
+        mount(&["-t", "tmpfs", "-o", "nosuid", "none", examples.temporary().to_str().unwrap()]);
     };
     examples.run_after(nosuid, "setgid_score").cannot_run(&["nosuid"]);
 }
