@@ -79,7 +79,8 @@ fn install_and_play() -> Result<()> {
 
     println!("-- the game, installed root:{GAMES} 2755, run by user {PLAYER}");
     // Without supplementary groups, as std::process has it where the user is named.
-    let played = Command::new(&game).arg("play").arg(&scores).uid(PLAYER).gid(PLAYER).status()?;
+    let played = Command::new(&game).arg("play").arg(&scores).uid(PLAYER).gid(PLAYER).status();
+    let played = played.map_err(|error| format!("the game did not start: {error}"))?;
     println!("-- and its parent, as root");
     if !played.success() {
         return Err(format!("the game failed: {played}").into());

@@ -23,6 +23,7 @@ fn main() -> std::process::ExitCode {
         Root: ordinary_users_with_subordinate_ids_get_a_user_namespace,
         Root: a_set_group_id_program_that_gets_no_group_is_told,
         Root: under_filters_that_lie,
+        Root: under_filters_that_refuse,
     ])
 }
 
@@ -303,20 +304,25 @@ fn a_set_group_id_program_that_gets_no_group_is_told() {
     examples.run_after(nosuid, "setgid_score").cannot_run(&["nosuid"]);
 }
 
-/// Each setting call in turn answers with success and does nothing, also in every program that is executed.
+/// The calls that set an identity, and their arguments.
+const SETTING_CALLS: [(libc::c_long, &[(u8, u32)]); 7] = [
+    (libc::SYS_setresgid, &[]),
+    (libc::SYS_setgroups, &[]),
+    (libc::SYS_setresuid, &[]),
+    (libc::SYS_capset, &[]),
+    (libc::SYS_prctl, &[(0, libc::PR_CAPBSET_DROP as u32)]),
+    (libc::SYS_setgid, &[]),
+    (libc::SYS_setfsgid, &[]),
+];
+
+const THAT_DROP: [&str; 3] = ["privilege_drop", "daemon", "setgid_score"];
+
+/// Each call in turn answers with success and does nothing, also in every program that is executed.
 fn under_filters_that_lie() {
     let examples = Examples::new();
     let mut rows = 0;
-    for (call, arguments) in [
-        (libc::SYS_setresgid, &[][..]),
-        (libc::SYS_setgroups, &[]),
-        (libc::SYS_setresuid, &[]),
-        (libc::SYS_capset, &[]),
-        (libc::SYS_prctl, &[(0, libc::PR_CAPBSET_DROP as u32)]),
-        (libc::SYS_setgid, &[]),
-        (libc::SYS_setfsgid, &[]),
-    ] {
-        for example in ["privilege_drop", "daemon", "setgid_score"] {
+    for (call, arguments) in SETTING_CALLS {
+        for example in THAT_DROP {
             let lies = || sandbox::answer_over_exec(call, arguments, Answer::SuccessWithoutDoing);
             let ran = examples.run_after(lies, example);
             println!("call {call}: {ran:?}");
@@ -327,4 +333,33 @@ fn under_filters_that_lie() {
         }
     }
     println!("= {rows} rows, 0 false successes");
+}
+
+/// Each call in turn is refused: what has a use for it fails, what has none is verified as ever.
+fn under_filters_that_refuse() {
+    let examples = Examples::new();
+    let mut succeeded = Vec::new();
+    for (call, arguments) in SETTING_CALLS {
+        for example in THAT_DROP {
+            let refuses = || sandbox::answer_over_exec(call, arguments, Answer::Errno(libc::EPERM));
+            let ran = examples.run_after(refuses, example);
+            println!("call {call}: {ran:?}");
+            if ran.code == Some(0) {
+                ran.verified(lines_of(example));
+                succeeded.push((call, example));
+            } else {
+                assert!(!ran.stdout.contains("all verified") && !ran.stderr.is_empty(), "call {call}: {ran:?}");
+            }
+        }
+    }
+    println!("succeeded: {succeeded:?}");
+    for (call, example) in succeeded {
+        let no_use = match call {
+            // To an ordinary user, whom the bounding set gives nothing.
+            libc::SYS_prctl | libc::SYS_setgid => true,
+            libc::SYS_setresuid | libc::SYS_capset | libc::SYS_setgroups => example == "setgid_score",
+            _ => false,
+        };
+        assert!(no_use, "call {call}: {example}");
+    }
 }
