@@ -67,6 +67,7 @@ fn give_up_roots_rights() -> Result<()> {
     let mut sets = rustix::thread::capabilities(None)?;
     sets.effective.remove(passes_checks);
     rustix::thread::set_capabilities(None, sets)?;
+    // With plain securebits this alone would take them too.
     nix::unistd::setfsuid(ORDINARY_USER.into());
 
     let now = drop_common::own_status()?;
