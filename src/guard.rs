@@ -244,7 +244,7 @@ impl<S: Scope> GroupGuard<S> {
         change.check()?;
         with_stack(|stack| {
             let mut original = None;
-            let key = stack.begin(S::KIND, change.longest_wait(), || {
+            let key = stack.begin(S::KIND, change.wait, || {
                 let applied = Applied::apply(S::KIND, change, awaited)?;
                 original = Some(applied.original);
                 Ok(applied)

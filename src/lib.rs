@@ -1,3 +1,8 @@
+// Here the pages are modules; of two definitions of a link the first one counts.
+//! [guide]: docs::guide
+//! [semantics]: docs::semantics
+//! [security]: docs::security
+//!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]

@@ -280,8 +280,8 @@ fn road(threads: &[Facts], surroundings: Surroundings, wish: Wish) -> Result<Roa
     }
 
     let mut takes = CapabilitySet::empty();
-    takes.set(CapabilitySet::SETGID, !several);
-    takes.set(CapabilitySet::SETUID, takes_setuid);
+    takes.set(CapabilitySet::SETGID, !several && caller.holds_setgid);
+    takes.set(CapabilitySet::SETUID, takes_setuid && caller.permits_setuid);
     Ok(Road { sets_groups: held, bounding_set, takes })
 }
 
@@ -309,13 +309,16 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
     let road =
         road(&facts, surroundings, Wish { user: asked.user, other_groups }).map_err(|obstacle| asked.error(obstacle, applied, &facts))?;
 
-    if !road.takes.is_empty() {
-        // To what they are already: whether they may be set at all.
-        scope::set_capabilities(scope::read_capabilities()?).map_err(|errno| applied.call("capset", errno.into()))?;
-    }
+    let old_ids = applied.original;
     let old_groups = supplementary_groups()?;
     let new_groups = road.sets_groups.then(|| asked.supplementary.clone().unwrap_or_default());
-    applied.extend(asked.group, new_groups.as_deref())?;
+    let change = GroupChange { supplementary: new_groups.clone(), ..GroupChange::both(asked.group) };
+    let failed = |call, source| Error::Call { call, asked: change.clone(), ids: old_ids, source };
+    if !road.takes.is_empty() {
+        // To what they are already: whether they may be set at all.
+        scope::set_capabilities(scope::read_capabilities()?).map_err(|errno| failed("capset", errno.into()))?;
+    }
+    applied.extend(&change, asked.group)?;
 
     // Where no CAP_SETGID was needed to come here, none is there to go back with.
     let mut undoable = road.sets_groups;
@@ -324,7 +327,7 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
             undoable = false;
             Ok(())
         }
-        Err(source) if undoable => Err(Failed::Undoable(applied.call(call, source))),
+        Err(source) if undoable => Err(Failed::Undoable(failed(call, source))),
         Err(source) => Err(still_privileged(format!("{call}: {source}"))),
     };
     if road.bounding_set {
@@ -340,7 +343,6 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
     step("prctl(PR_SET_PDEATHSIG)", applied.set_signal_again())?;
 
     let threads = prove(asked, road, new_groups.as_deref()).map_err(still_privileged)?;
-    let old_ids = applied.original;
     Ok(DropReport {
         group: asked.group,
         user: asked.user,

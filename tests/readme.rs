@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::kernel::{self, CAP_SETGID, Ids};
 use common::sandbox::{self, Answer};
-use privilege_guard::{Error, Gid, GroupChange, GroupGuard};
+use privilege_guard::{Error, Gid, GroupChange, GroupGuard, PermanentDrop};
 
 fn main() -> std::process::ExitCode {
     common::main(cases![
@@ -130,7 +130,7 @@ fn what_cannot_be_undone() {
 
 /// Every call of the table, as it stands there.
 #[allow(unused, reason = "it is compiled, and never run")]
-fn which_call(group: Gid, groups: Vec<Gid>, one: u32, other: u32, longest: Duration, work: fn()) -> Result<(), Error> {
+fn which_call(group: Gid, groups: Vec<Gid>, [one, other, own, user]: [u32; 4], longest: Duration, work: fn()) -> Result<(), Error> {
     GroupGuard::assume(group)?.run(work)?;
     let _guard = GroupGuard::assume(group)?;
     let effective = GroupGuard::assume_effective(group);
@@ -144,6 +144,9 @@ fn which_call(group: Gid, groups: Vec<Gid>, one: u32, other: u32, longest: Durat
     guard.restore()?;
     let found = (Gid::from_group_name("www-data")?, "1004".parse::<Gid>()?);
     let all = privilege_guard::threads()?;
+    let report = PermanentDrop::to_account("www-data")?.apply()?;
+    let report = PermanentDrop::to_group(group).user(user).no_new_privs().apply()?;
+    let report = GroupGuard::assume(own)?.drop_permanently()?;
     Ok(())
 }
 

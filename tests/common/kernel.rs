@@ -134,6 +134,12 @@ pub fn capabilities() -> Capabilities {
     Capabilities { effective: sets.effective.bits(), permitted: sets.permitted.bits(), inheritable: sets.inheritable.bits() }
 }
 
+/// Every capability that this kernel has.
+pub fn all_capabilities() -> u64 {
+    let last: u32 = read_to_string("/proc/sys/kernel/cap_last_cap").expect("cap_last_cap").trim().parse().expect("a number");
+    (1 << (last + 1)) - 1
+}
+
 /// Of the calling thread.
 pub fn set_capabilities(sets: Capabilities) {
     use rustix::thread::{CapabilitySet, CapabilitySets};

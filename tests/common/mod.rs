@@ -53,13 +53,14 @@ pub fn environment() -> Environment {
 fn missing(needs: Needs) -> Option<String> {
     let mapped = (0..10_000).all(kernel::is_mapped);
     match (needs, environment()) {
-        (Needs::Nothing, _) | (Needs::Root | Needs::Setgid, Environment::Root) | (Needs::NoSetgid, Environment::User) => None,
+        (Needs::Nothing, _) | (Needs::Setgid, Environment::Root) | (Needs::NoSetgid, Environment::User) => None,
+        (Needs::Root, Environment::Root) if kernel::capabilities().effective == kernel::all_capabilities() => None,
         (Needs::Setgid, Environment::Userns) if mapped && !kernel::setgroups_denied() => None,
         (Needs::Setgid, Environment::Userns) => {
             Some("needs mapped group ids and setgroups (unshare --user --map-root-user --map-auto)".into())
         }
         (Needs::Setgid, Environment::User) => Some("needs CAP_SETGID".into()),
-        (Needs::Root, _) => Some("needs root outside any user namespace".into()),
+        (Needs::Root, _) => Some("needs root with every capability, outside any user namespace".into()),
         (Needs::NoSetgid, _) => Some("for ordinary users: this run has CAP_SETGID".into()),
     }
 }
