@@ -134,11 +134,8 @@ pub fn capabilities() -> Capabilities {
     Capabilities { effective: sets.effective.bits(), permitted: sets.permitted.bits(), inheritable: sets.inheritable.bits() }
 }
 
-/// Every capability that this kernel has.
-pub fn all_capabilities() -> u64 {
-    let last: u32 = read_to_string("/proc/sys/kernel/cap_last_cap").expect("cap_last_cap").trim().parse().expect("a number");
-    (1 << (last + 1)) - 1
-}
+/// CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN, CAP_SETFCAP.
+pub const ROOT_CAPABILITIES: u64 = 1 | 1 << 1 | 1 << 3 | CAP_SETGID | CAP_SETUID | CAP_SETPCAP | 1 << 21 | 1 << 31;
 
 /// Of the calling thread.
 pub fn set_capabilities(sets: Capabilities) {

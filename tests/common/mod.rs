@@ -27,7 +27,7 @@ pub enum Needs {
     Nothing,
     /// CAP_SETGID over the group ids 0 to 9999, and `setgroups` allowed: root, or a user namespace with mapped subordinate ids.
     Setgid,
-    /// Root outside any user namespace, with every capability: other users, file capabilities, new namespaces with any map.
+    /// Root outside any user namespace, with [`kernel::ROOT_CAPABILITIES`]: other users, file capabilities, new namespaces with any map.
     Root,
     /// No CAP_SETGID: an ordinary user.
     NoSetgid,
@@ -54,13 +54,15 @@ fn missing(needs: Needs) -> Option<String> {
     let mapped = (0..10_000).all(kernel::is_mapped);
     match (needs, environment()) {
         (Needs::Nothing, _) | (Needs::Setgid, Environment::Root) | (Needs::NoSetgid, Environment::User) => None,
-        (Needs::Root, Environment::Root) if kernel::capabilities().effective == kernel::all_capabilities() => None,
+        (Needs::Root, Environment::Root) if kernel::capabilities().effective & kernel::ROOT_CAPABILITIES == kernel::ROOT_CAPABILITIES => {
+            None
+        }
         (Needs::Setgid, Environment::Userns) if mapped && !kernel::setgroups_denied() => None,
         (Needs::Setgid, Environment::Userns) => {
             Some("needs mapped group ids and setgroups (unshare --user --map-root-user --map-auto)".into())
         }
         (Needs::Setgid, Environment::User) => Some("needs CAP_SETGID".into()),
-        (Needs::Root, _) => Some("needs root with every capability, outside any user namespace".into()),
+        (Needs::Root, _) => Some("needs root with its capabilities, outside any user namespace".into()),
         (Needs::NoSetgid, _) => Some("for ordinary users: this run has CAP_SETGID".into()),
     }
 }
