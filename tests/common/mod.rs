@@ -5,8 +5,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod guard;
 pub mod kernel;
 pub mod sandbox;
+pub mod sibling;
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
