@@ -20,6 +20,7 @@ const CASE: &str = "PRIVILEGE_GUARD_CASE";
 
 /// What a case may take before it is taken for hung, and killed.
 const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST_OF_LONG: Duration = Duration::from_secs(4 * 3600);
 
 /// What a case needs; where it is not there, the case is ignored and says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum Needs {
     Root,
     /// No CAP_SETGID: an ordinary user.
     NoSetgid,
+    /// As `Setgid`, and time: only where it is asked for, with `--ignored` or `--include-ignored`.
+    Long,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,7 @@ pub fn environment() -> Environment {
 
 fn missing(needs: Needs) -> Option<String> {
     let mapped = (0..10_000).all(kernel::is_mapped);
+    let needs = if needs == Needs::Long { Needs::Setgid } else { needs };
     match (needs, environment()) {
         (Needs::Nothing, _) | (Needs::Root | Needs::Setgid, Environment::Root) | (Needs::NoSetgid, Environment::User) => None,
         (Needs::Setgid, Environment::Userns) if mapped && !kernel::setgroups_denied() => None,
@@ -62,6 +66,7 @@ fn missing(needs: Needs) -> Option<String> {
         (Needs::Setgid, Environment::User) => Some("needs CAP_SETGID".into()),
         (Needs::Root, _) => Some("needs root outside any user namespace".into()),
         (Needs::NoSetgid, _) => Some("for ordinary users: this run has CAP_SETGID".into()),
+        (Needs::Long, _) => unreachable!("as Setgid"),
     }
 }
 
@@ -96,8 +101,9 @@ pub fn main(cases: &'static [Case]) -> ExitCode {
     let trials = cases.iter().map(|case| {
         Trial::ignorable_test(case.name, move || match missing(case.needs) {
             Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => run_alone(case.name).map(|()| Completion::Completed),
+            None => run_alone(case).map(|()| Completion::Completed),
         })
+        .with_ignored_flag(case.needs == Needs::Long)
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
@@ -115,7 +121,9 @@ fn declared_as_is() -> Result<(), String> {
 }
 
 /// Runs the case in a process of its own. What it prints is shown where it fails; lines that begin with `= ` always.
-fn run_alone(name: &str) -> Result<(), Failed> {
+fn run_alone(case: &Case) -> Result<(), Failed> {
+    let name = case.name;
+    let longest = if case.needs == Needs::Long { LONGEST_OF_LONG } else { LONGEST };
     let output = tempfile::tempfile().map_err(|error| error.to_string())?;
     let copy = || output.try_clone().map(Stdio::from).map_err(|error| error.to_string());
     let mut child = Command::new(std::env::current_exe().map_err(|error| error.to_string())?)
@@ -130,10 +138,10 @@ fn run_alone(name: &str) -> Result<(), Failed> {
     let status = loop {
         match child.try_wait().map_err(|error| error.to_string())? {
             Some(status) => break status.to_string(),
-            None if started.elapsed() > LONGEST => {
+            None if started.elapsed() > longest => {
                 _ = child.kill();
                 _ = child.wait();
-                break format!("killed after {LONGEST:?}");
+                break format!("killed after {longest:?}");
             }
             None => std::thread::sleep(Duration::from_millis(2)),
         }
