@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use common::guard::{Guard, SCOPES, Scope, raw};
-use common::kernel::{self, Identity, Ids};
+use common::kernel::{self, Identity, Ids, Watched};
 use privilege_guard::{Error, GroupChange, Holder};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -94,13 +94,12 @@ struct Frame {
     ended: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Thread {
-    id: i32,
+    /// `None` in a forked child for threads of the parent, whose guards count as alive all the same.
+    kernel: Option<Watched>,
     now: Identity,
     frames: Vec<Frame>,
-    /// Not in a forked child, where its guards count as alive all the same.
-    exists: bool,
 }
 
 /// The thread that acts is the last one; each other one waits for the one after it.
@@ -234,9 +233,10 @@ struct Deliberate;
 impl Model {
     fn check(&self, after: &dyn std::fmt::Debug) {
         shared().steps.fetch_add(1, Ordering::Relaxed);
-        for thread in self.threads.iter().filter(|thread| thread.exists) {
-            let now = kernel::identity_of(thread.id);
-            assert_eq!(now, thread.now, "thread {} after {after:?}, in {self:#?}", thread.id);
+        for (index, thread) in self.threads.iter().enumerate() {
+            if let Some(kernel) = &thread.kernel {
+                assert_eq!(kernel.identity(), thread.now, "thread {index} after {after:?}, in {self:#?}");
+            }
         }
     }
 
@@ -297,8 +297,8 @@ impl Model {
                 let status = kernel::in_child(|| {
                     hang_is_a_failure();
                     let (_, others) = self.threads.split_last_mut().expect("a thread");
-                    others.iter_mut().for_each(|other| other.exists = false);
-                    self.acting().id = kernel::gettid();
+                    others.iter_mut().for_each(|other| other.kernel = None);
+                    self.acting().kernel = Some(Watched::this_thread());
                     let outcome = catch_unwind(AssertUnwindSafe(|| {
                         self.check(op);
                         let mut own = vec![];
@@ -354,10 +354,10 @@ impl Model {
 
     fn on_a_thread(&mut self, ops: &[Op]) {
         let now = self.acting().now.clone();
-        self.threads.push(Thread { id: 0, now, frames: vec![], exists: true });
+        self.threads.push(Thread { kernel: None, now, frames: vec![] });
         let joined = std::thread::scope(|scope| {
             let run = || {
-                self.acting().id = kernel::gettid();
+                self.acting().kernel = Some(Watched::this_thread());
                 let mut held = vec![];
                 self.run(ops, &mut held);
                 self.end_all(&mut held);
@@ -365,6 +365,7 @@ impl Model {
             scope.spawn(run).join()
         });
         joined.unwrap_or_else(|panic| resume_unwind(panic));
+        self.acting().kernel = None;
         // What was leaked there.
         let leaked: Vec<_> = self.acting().frames.iter().map(|frame| frame.key).collect();
         leaked.into_iter().for_each(|key| _ = self.end(key));
@@ -486,7 +487,7 @@ fn compare(sequences: u32, seed: u64, start: impl Strategy<Value = Start>) {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases: sequences, failure_persistence: None, max_shrink_iters: 3_000, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let outcome = runner.run(&(start, ops(24, 2)), |(start, ops)| {
+    let outcome = runner.run(&(start, ops(16, 2)), |(start, ops)| {
         let status = kernel::in_child(|| in_a_process_of_its_own(&start, &ops));
         if status.success() { Ok(()) } else { Err(TestCaseError::fail(format!("{status}: {}", take_failure()))) }
     });
@@ -512,7 +513,7 @@ fn in_a_process_of_its_own(start: &Start, ops: &[Op]) -> i32 {
         kernel::give_up_capabilities(kernel::CAP_SETGID);
     }
     let now = kernel::identity();
-    let first = Thread { id: kernel::gettid(), now: now.clone(), frames: vec![], exists: true };
+    let first = Thread { kernel: Some(Watched::this_thread()), now: now.clone(), frames: vec![] };
     let mut model = Model { threads: vec![first], cap: start.cap, next_key: 0 };
     model.on_a_thread(ops);
     // Not as the model has it, but as it was.

@@ -32,7 +32,30 @@ pub fn identity_of(thread: i32) -> Identity {
 }
 
 fn identity_in(path: &str) -> Identity {
-    let status = read_to_string(path).expect(path);
+    identity_from(&read_to_string(path).expect(path))
+}
+
+/// A thread of this process, to be looked at often.
+#[derive(Debug)]
+pub struct Watched {
+    status: std::fs::File,
+}
+
+impl Watched {
+    /// The calling thread.
+    pub fn this_thread() -> Self {
+        Watched { status: std::fs::File::open("/proc/thread-self/status").expect("status") }
+    }
+
+    pub fn identity(&self) -> Identity {
+        use std::os::unix::fs::FileExt;
+        let mut text = [0; 4096];
+        let length = self.status.read_at(&mut text, 0).expect("status");
+        identity_from(std::str::from_utf8(&text[..length]).expect("text"))
+    }
+}
+
+fn identity_from(status: &str) -> Identity {
     let numbers = |field: &str| -> Vec<u32> {
         let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field of status");
         line.split_whitespace().map(|number| number.parse().expect("a number")).collect()
