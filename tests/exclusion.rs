@@ -22,6 +22,8 @@ fn main() -> std::process::ExitCode {
         Setgid: eight_threads_with_both_that_try_again,
         Nothing: eight_threads_of_an_ordinary_user,
         Setgid: busy_names_the_thread_with_a_process_guard,
+        Setgid: busy_names_a_thread_whose_name_the_kernel_cut_in_a_letter,
+        Setgid: busy_names_the_thread_in_a_forked_child_too,
         Setgid: busy_counts_the_threads_with_thread_guards,
         Setgid: a_refused_change_is_in_nobodys_way,
         Setgid: waiting_takes_about_as_long_as_said,
@@ -216,6 +218,26 @@ fn busy_names_the_thread_with_a_process_guard() {
         assert_eq!(kernel::identity(), start);
         assert_eq!(holder_seen_by(Scope::Process), None);
     }
+}
+
+fn busy_names_a_thread_whose_name_the_kernel_cut_in_a_letter() {
+    let holding = Holding::start("\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}", Scope::Process, 1001);
+    let name = "\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fffd}";
+    let expected = Holder::ProcessGuard { thread_id: holding.thread as u32, name: Some(name.into()) };
+    assert_eq!(holder_seen_by(Scope::Process), Some(expected));
+    holding.end();
+}
+
+/// The thread that forks has another id there.
+fn busy_names_the_thread_in_a_forked_child_too() {
+    GroupGuard::assume(1001).unwrap().restore().unwrap();
+    in_child(|| {
+        let this = kernel::gettid() as u32;
+        let _guard = GroupGuard::assume(1001).unwrap();
+        let seen = std::thread::spawn(|| holder_seen_by(Scope::Process)).join().unwrap();
+        let Some(Holder::ProcessGuard { thread_id, name: Some(_) }) = seen else { panic!("{seen:?}") };
+        assert_eq!(thread_id, this);
+    });
 }
 
 fn busy_counts_the_threads_with_thread_guards() {

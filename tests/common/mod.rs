@@ -22,6 +22,9 @@ const CASE: &str = "PRIVILEGE_GUARD_CASE";
 const LONGEST: Duration = Duration::from_secs(300);
 const LONGEST_OF_LONG: Duration = Duration::from_secs(4 * 3600);
 
+/// The exit code of a case that ignores itself.
+const IGNORED: i32 = 77;
+
 /// What a case needs; where it is not there, the case is ignored and says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
@@ -101,7 +104,7 @@ pub fn main(cases: &'static [Case]) -> ExitCode {
     let trials = cases.iter().map(|case| {
         Trial::ignorable_test(case.name, move || match missing(case.needs) {
             Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => run_alone(case).map(|()| Completion::Completed),
+            None => run_alone(case),
         })
         .with_ignored_flag(case.needs == Needs::Long)
     });
@@ -121,7 +124,7 @@ fn declared_as_is() -> Result<(), String> {
 }
 
 /// Runs the case in a process of its own. What it prints is shown where it fails; lines that begin with `= ` always.
-fn run_alone(case: &Case) -> Result<(), Failed> {
+fn run_alone(case: &Case) -> Result<Completion, Failed> {
     let name = case.name;
     let longest = if case.needs == Needs::Long { LONGEST_OF_LONG } else { LONGEST };
     let output = tempfile::tempfile().map_err(|error| error.to_string())?;
@@ -150,7 +153,17 @@ fn run_alone(case: &Case) -> Result<(), Failed> {
     for line in printed.lines().filter(|line| line.starts_with("= ")) {
         println!("{name}: {}", &line[2..]);
     }
-    if status == "exit status: 0" { Ok(()) } else { Err(format!("{status}\n{printed}").into()) }
+    match status.as_str() {
+        "exit status: 0" => Ok(Completion::Completed),
+        status if status == format!("exit status: {IGNORED}") => Ok(Completion::ignored_with(printed.lines().last().unwrap_or_default())),
+        _ => Err(format!("{status}\n{printed}").into()),
+    }
+}
+
+/// Of a case that finds out on its way that the machine cannot do what it needs: it is reported as ignored.
+pub fn ignore(reason: &str) -> ! {
+    println!("{reason}");
+    std::process::exit(IGNORED)
 }
 
 fn read_all(mut file: std::fs::File) -> String {
