@@ -447,11 +447,11 @@ fn start(cap: bool) -> impl Strategy<Value = Start> {
 }
 
 fn sequences_with_cap_setgid() {
-    compare(3_000, FIXED_SEED, start(true));
+    compare(2_000, FIXED_SEED, start(true));
 }
 
 fn sequences_without_cap_setgid() {
-    compare(3_000, FIXED_SEED, start(false));
+    compare(2_000, FIXED_SEED, start(false));
 }
 
 fn sequences_of_an_ordinary_user() {
