@@ -40,7 +40,7 @@ const MOST_GROUPS: usize = 65536;
 pub struct GroupChange {
     pub(crate) named: Named,
     pub(crate) supplementary: Option<Vec<Gid>>,
-    wait: Duration,
+    pub(crate) wait: Duration,
 }
 
 impl GroupChange {
@@ -138,10 +138,6 @@ impl GroupChange {
     /// ```
     pub fn assume_on_thread(self) -> Result<GroupGuard<Thread>, Error> {
         GroupGuard::begin(self)
-    }
-
-    pub(crate) fn longest_wait(&self) -> Duration {
-        self.wait
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -265,10 +261,9 @@ impl Applied {
     /// Sets all that a permanent drop sets of the groups: all ids, and the supplementary groups where they are given.
     ///
     /// Nothing asks for a way back; but as long as there is one, undoing the change undoes this too.
-    pub(crate) fn extend(&mut self, group: Gid, groups: Option<&[Gid]>) -> Result<(), Error> {
-        self.change.named = Named::both(group);
-        if let Some(groups) = groups {
-            self.change.supplementary = Some(groups.to_vec());
+    pub(crate) fn extend(&mut self, change: &GroupChange, group: Gid) -> Result<(), Error> {
+        self.change = change.clone();
+        if change.supplementary.is_some() {
             let before = supplementary_groups()?;
             self.set_groups()?;
             self.groups.get_or_insert(before);
@@ -315,8 +310,8 @@ impl Applied {
         if groups.iter().any(|&gid| nameable(gid).is_none()) {
             return Err(self.irreversible(NoReturn::Unmapped));
         }
-        // The call needs CAP_SETGID even where it has nothing to change.
-        let already = sorted(wanted) == sorted(&groups) && !scope::may_use_setgid()?;
+        // The call may be refused even where it has nothing to change.
+        let already = sorted(wanted) == sorted(&groups) && (namespace::denies_setgroups() || !scope::may_use_setgid()?);
         Ok((!already).then_some(groups))
     }
 
@@ -345,7 +340,7 @@ impl Applied {
         }
     }
 
-    pub(crate) fn call(&self, call: &'static str, source: io::Error) -> Error {
+    fn call(&self, call: &'static str, source: io::Error) -> Error {
         Error::Call { call, asked: self.change.clone(), ids: self.ids_now(), source }
     }
 

@@ -9,7 +9,7 @@ use crate::change::{Applied, GroupChange};
 use crate::error::Error;
 use crate::ids::{Gid, GroupIds};
 use crate::permanent::{DropReport, Failed, PermanentDrop};
-use crate::scope::{Kind, Process, Scope, Thread};
+use crate::scope::{Process, Scope, Thread};
 use crate::stack::{self, End, Stack, Undo};
 use crate::{event, last_words, permanent};
 
@@ -234,7 +234,7 @@ impl<S: Scope> GroupGuard<S> {
         let awaited = is_unchanged() && event::is_awaited();
         let begun = Self::begin_untold(&change, awaited);
         if let Err(error) = &begun {
-            tell_refusal(S::KIND, &change, error);
+            tell_if_unchanged(|| event::refused(S::KIND, &change, error));
         }
         begun
     }
@@ -243,7 +243,7 @@ impl<S: Scope> GroupGuard<S> {
         change.check()?;
         with_stack(|stack| {
             let mut original = None;
-            let key = stack.begin(S::KIND, change.longest_wait(), || {
+            let key = stack.begin(S::KIND, change.wait, || {
                 let applied = Applied::apply(S::KIND, change.clone(), awaited)?;
                 original = Some(applied.original);
                 Ok(applied)
@@ -375,16 +375,26 @@ fn with_stack<T>(f: impl FnOnce(&mut Stack<Applied>) -> Result<T, Error>) -> Res
 fn end(key: u64) -> Result<End, Error> {
     let (end, awaited) = with_stack(|stack| stack.end(key))?;
     if let Some(applied) = awaited {
-        // Also where the subscriber panics.
-        scopeguard::defer! {
-            _ = with_stack(|stack| {
-                stack.told();
-                Ok(())
-            });
-        }
-        applied.tell();
+        telling(|| applied.tell());
     }
     Ok(end)
+}
+
+/// Tells something, after the stack has begun to; ends that also where the subscriber panics.
+fn telling(tell: impl FnOnce()) {
+    scopeguard::defer! {
+        _ = with_stack(|stack| {
+            stack.told();
+            Ok(())
+        });
+    }
+    tell();
+}
+
+fn tell_if_unchanged(tell: impl FnOnce()) {
+    if with_stack(|stack| Ok(stack.begin_telling())).unwrap_or(false) {
+        telling(tell);
+    }
 }
 
 /// Whether this thread is under no guard of its own, nor of another thread's.
@@ -392,17 +402,9 @@ fn is_unchanged() -> bool {
     with_stack(|stack| Ok(stack.is_empty())).unwrap_or(false) && !stack::process_guard_lives()
 }
 
-fn tell_refusal(scope: Kind, asked: &GroupChange, error: &Error) {
-    if is_unchanged() {
-        event::refused(scope, asked, error);
-    }
-}
-
 fn tell_of_drop(asked: &PermanentDrop, made: &Result<DropReport, Error>) {
-    if is_unchanged() {
-        match made {
-            Ok(report) => event::dropped(report),
-            Err(error) => event::drop_refused(asked, error),
-        }
-    }
+    tell_if_unchanged(|| match made {
+        Ok(report) => event::dropped(report),
+        Err(error) => event::drop_refused(asked, error),
+    });
 }

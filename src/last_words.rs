@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::Error;
@@ -17,6 +18,8 @@ pub(crate) fn abort(error: &Error) -> ! {
     line.bytes[line.length] = b'\n';
     let line = &line.bytes[..=line.length];
 
+    // No handler of a signal on this thread, of SIGPIPE above all, runs as the wrong group, or ends the process otherwise.
+    _ = SigSet::all().thread_block();
     let stderr = rustix::stdio::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };

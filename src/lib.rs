@@ -1,3 +1,8 @@
+// Here the pages are modules; of two definitions of a link the first one counts.
+//! [guide]: docs::guide
+//! [semantics]: docs::semantics
+//! [security]: docs::security
+//!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
@@ -14,6 +19,17 @@ mod plan;
 mod scope;
 mod stack;
 mod threads;
+
+/// The pages of `docs/`, as they are in the repository.
+#[cfg(any(doc, doctest))]
+pub mod docs {
+    #[doc = include_str!("../docs/guide.md")]
+    pub mod guide {}
+    #[doc = include_str!("../docs/semantics.md")]
+    pub mod semantics {}
+    #[doc = include_str!("../docs/security.md")]
+    pub mod security {}
+}
 
 pub use change::GroupChange;
 pub use error::{Denial, Error, Holder, NoReturn};

@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 
 use nix::unistd;
-use procfs::process::Status;
 use rustix::thread::CapabilitySet;
 
 use crate::change::{Applied, GroupChange, sorted};
@@ -14,8 +13,8 @@ use crate::guard::GroupGuard;
 use crate::ids::{Gid, supplementary_groups};
 use crate::plan::ResGid;
 use crate::scope::{self, Kind};
-use crate::threads::{holds_setgid, is_io_uring, statuses};
-use crate::{last_words, namespace};
+use crate::threads::{Seen, holds_setgid};
+use crate::{last_words, namespace, threads};
 
 /// A drop of the group privileges of the whole process for good, until it executes a program that gives it others.
 ///
@@ -281,8 +280,8 @@ fn road(threads: &[Facts], surroundings: Surroundings, wish: Wish) -> Result<Roa
     }
 
     let mut takes = CapabilitySet::empty();
-    takes.set(CapabilitySet::SETGID, !several);
-    takes.set(CapabilitySet::SETUID, takes_setuid);
+    takes.set(CapabilitySet::SETGID, !several && caller.holds_setgid);
+    takes.set(CapabilitySet::SETUID, takes_setuid && caller.permits_setuid);
     Ok(Road { sets_groups: held, bounding_set, takes })
 }
 
@@ -303,20 +302,23 @@ impl From<Error> for Failed {
 
 /// Makes the drop out of a guard's change.
 pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropReport, Failed> {
-    let threads = own_statuses()?;
-    let facts: Vec<Facts> = threads.iter().map(|status| Facts::new(status, asked.user)).collect();
-    let other_groups = asked.supplementary.as_ref().is_some_and(|wanted| threads.iter().any(|status| !has_groups(status, wanted)));
+    let threads = threads::all()?;
+    let facts: Vec<Facts> = threads.iter().map(|thread| Facts::new(thread, asked.user)).collect();
+    let other_groups = asked.supplementary.as_ref().is_some_and(|wanted| threads.iter().any(|thread| !has_groups(thread, wanted)));
     let surroundings = Surroundings { plain_securebits: scope::has_plain_securebits()?, denies_setgroups: namespace::denies_setgroups() };
     let road =
         road(&facts, surroundings, Wish { user: asked.user, other_groups }).map_err(|obstacle| asked.error(obstacle, applied, &facts))?;
 
-    if !road.takes.is_empty() {
-        // To what they are already: whether they may be set at all.
-        scope::set_capabilities(scope::read_capabilities()?).map_err(|errno| applied.call("capset", errno.into()))?;
-    }
+    let old_ids = applied.original;
     let old_groups = supplementary_groups()?;
     let new_groups = road.sets_groups.then(|| asked.supplementary.clone().unwrap_or_default());
-    applied.extend(asked.group, new_groups.as_deref())?;
+    let change = GroupChange { supplementary: new_groups.clone(), ..GroupChange::both(asked.group) };
+    let failed = |call, source| Error::Call { call, asked: change.clone(), ids: old_ids, source };
+    if !road.takes.is_empty() {
+        // To what they are already: whether they may be set at all.
+        scope::set_capabilities(scope::read_capabilities()?).map_err(|errno| failed("capset", errno.into()))?;
+    }
+    applied.extend(&change, asked.group)?;
 
     // Where no CAP_SETGID was needed to come here, none is there to go back with.
     let mut undoable = road.sets_groups;
@@ -325,7 +327,7 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
             undoable = false;
             Ok(())
         }
-        Err(source) if undoable => Err(Failed::Undoable(applied.call(call, source))),
+        Err(source) if undoable => Err(Failed::Undoable(failed(call, source))),
         Err(source) => Err(still_privileged(format!("{call}: {source}"))),
     };
     if road.bounding_set {
@@ -341,7 +343,6 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
     step("prctl(PR_SET_PDEATHSIG)", applied.set_signal_again())?;
 
     let threads = prove(asked, road, new_groups.as_deref()).map_err(still_privileged)?;
-    let old_ids = applied.original;
     Ok(DropReport {
         group: asked.group,
         user: asked.user,
@@ -351,7 +352,7 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
         refused_tries: try_to_get_back(asked.group, [old_ids.real, old_ids.effective, old_ids.saved, old_ids.filesystem], &old_groups),
         bounding_set: road.bounding_set,
         no_new_privs: asked.no_new_privs,
-        other_capabilities: threads[0].capprm | threads[0].capinh != 0,
+        other_capabilities: threads[0].status.capprm | threads[0].status.capinh != 0,
     })
 }
 
@@ -374,12 +375,13 @@ impl PermanentDrop {
 }
 
 impl Facts {
-    fn new(status: &Status, user: Option<u32>) -> Self {
+    fn new(thread: &Seen, user: Option<u32>) -> Self {
+        let status = &thread.status;
         let users = [status.ruid, status.euid, status.suid];
         let has = |mask: u64, capability: CapabilitySet| mask & capability.bits() != 0;
         Facts {
             thread_id: status.pid.unsigned_abs(),
-            is_io_uring: is_io_uring(status),
+            is_io_uring: thread.is_io_uring,
             holds_setgid: holds_setgid(status),
             may_setgid: has(status.capeff, CapabilitySet::SETGID),
             inherits_setgid: has(status.capinh, CapabilitySet::SETGID),
@@ -398,27 +400,17 @@ fn still_privileged(finding: String) -> Failed {
     Failed::ForGood(Error::StillPrivileged { finding })
 }
 
-/// What the kernel says of every thread, the calling one first.
-fn own_statuses() -> Result<Vec<Status>, Error> {
-    let mut statuses = statuses()?;
-    let caller = rustix::thread::gettid().as_raw_nonzero().get();
-    match statuses.iter().position(|status| status.pid == caller) {
-        Some(index) => statuses.swap(0, index),
-        // Threads of another process, or under other numbers: a /proc of another pid namespace.
-        None => return Err(Error::Proc { source: io::Error::other("it does not show the calling thread") }),
-    }
-    Ok(statuses)
-}
-
-fn has_groups(status: &Status, expected: &[Gid]) -> bool {
-    groups_of(std::slice::from_ref(status)) == sorted(expected)
+fn has_groups(thread: &Seen, expected: &[Gid]) -> bool {
+    groups_of(std::slice::from_ref(thread)) == sorted(expected)
 }
 
 /// The supplementary groups of these threads together.
-fn groups_of(threads: &[Status]) -> Vec<Gid> {
+fn groups_of(threads: &[Seen]) -> Vec<Gid> {
     match threads {
-        [one] => sorted(&one.groups.iter().copied().map(Gid::from).collect::<Vec<_>>()),
-        several => several.iter().flat_map(|status| &status.groups).copied().map(Gid::from).collect::<BTreeSet<_>>().into_iter().collect(),
+        [one] => sorted(&one.status.groups.iter().copied().map(Gid::from).collect::<Vec<_>>()),
+        several => {
+            several.iter().flat_map(|thread| &thread.status.groups).copied().map(Gid::from).collect::<BTreeSet<_>>().into_iter().collect()
+        }
     }
 }
 
@@ -451,21 +443,22 @@ fn set_no_new_privs() -> io::Result<()> {
 }
 
 /// Reads back, on every thread, what must now be so for good; or says what is not.
-fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Vec<Status>, String> {
-    let threads = own_statuses().map_err(|error| error.to_string())?;
-    for status in &threads {
+fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Vec<Seen>, String> {
+    let threads = threads::all().map_err(|error| error.to_string())?;
+    for thread in &threads {
+        let status = &thread.status;
         let is_wrong = [
-            (is_io_uring(status), "belongs to an io_uring"),
+            (thread.is_io_uring, "belongs to an io_uring"),
             ([status.rgid, status.egid, status.sgid, status.fgid] != [asked.group.as_raw(); 4], "has another group id"),
-            (groups.is_some_and(|groups| !has_groups(status, groups)), "has other supplementary groups"),
+            (groups.is_some_and(|groups| !has_groups(thread, groups)), "has other supplementary groups"),
             (holds_setgid(status), "holds CAP_SETGID"),
             (asked.user.is_some_and(|user| [status.ruid, status.euid, status.suid, status.fuid] != [user; 4]), "has another user id"),
         ];
         if let Some((_, wrong)) = is_wrong.iter().find(|(is, _)| *is) {
-            return Err(format!("thread {} ({}) {wrong}", status.pid, status.name));
+            return Err(format!("thread {} ({}) {wrong}", status.pid, thread.name));
         }
     }
-    let caller = &threads[0];
+    let caller = &threads[0].status;
     if (caller.capprm | caller.capinh) & road.takes.bits() != 0 {
         return Err("the calling thread holds CAP_SETUID".into());
     }

@@ -86,16 +86,17 @@ pub(crate) fn plan(ids: GroupIds, named: Named, opaque: bool) -> Result<Plan, Un
     let real = named.real.unwrap_or(ids.real);
     let effective = named.effective.unwrap_or(ids.effective);
     let originals = [ids.real, ids.effective, ids.saved];
-    let held = |gid: Gid| nameable(gid) && originals.contains(&gid);
     let keeps_all = |saved: Gid| originals.iter().all(|&gid| !nameable(gid) || [real, effective, saved].contains(&gid));
 
     // The saved id stays where it can; else it keeps the one id that would be lost.
     let parked = originals.into_iter().find(|&gid| nameable(gid) && nameable(ids.saved) && keeps_all(gid));
     let saved = if keeps_all(ids.saved) { ids.saved } else { parked.unwrap_or(ids.saved) };
 
-    let enters_freely = named.real.is_none_or(held) && named.effective.is_none_or(held);
+    // An id that shows as one of the three may be another one, without a mapping; then the kernel will say so.
+    let held = |gid: Gid| originals.contains(&gid);
+    let may_enter_freely = named.real.is_none_or(held) && named.effective.is_none_or(held);
     let returns_freely = keeps_all(saved) && held(ids.filesystem);
-    let needs = match (enters_freely, returns_freely) {
+    let needs = match (may_enter_freely, returns_freely) {
         (false, _) => Needs::Entering,
         (true, false) => Needs::Returning,
         (true, true) => Needs::Nothing,
@@ -267,6 +268,12 @@ mod tests {
                                     Err(Unnameable) => assert!(refused, "{ids}, {named:?}"),
                                     Ok(plan) => {
                                         assert!(!refused, "{ids}, {named:?}");
+                                        // Whichever ids those that show as 65534 are, the kernel must refuse what is left to it.
+                                        let all_shown = [named.real, named.effective]
+                                            .into_iter()
+                                            .flatten()
+                                            .all(|gid| [real, effective, saved].contains(&gid));
+                                        assert!(!(all_shown && plan.needs == Needs::Entering), "{ids}, {named:?}");
                                         let named_again = [plan.undo.real, plan.undo.effective, plan.undo.saved];
                                         assert!(!named_again.contains(&Some(Gid::OVERFLOW)), "{ids}, {named:?}");
                                         // An id that is left alone on the way back must have been left alone on the way in.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Holder};
 use crate::last_words;
 use crate::scope::Kind;
+use crate::threads::thread_name;
 
 /// What a frame holds: a change that was made, and how to undo it.
 pub(crate) trait Undo {
@@ -43,10 +44,9 @@ pub(crate) struct Stack<U: Undo> {
     next_key: u64,
     /// What this thread has of [`HELD`].
     hold: Option<Kind>,
-    /// Between the end of the outermost guard and the end of its event: the hold is kept, so that no other thread's
-    /// process guard can begin, and guards that the subscriber uses are not told of.
+    /// A subscriber is being told something: its own guards are not told of. After the end of the outermost guard
+    /// the hold is kept until then, so that no other thread's process guard can begin.
     telling: bool,
-    thread_id: Option<u32>,
 }
 
 /// How a guard's end went, where nothing was refused.
@@ -61,7 +61,7 @@ pub(crate) enum End {
 
 impl<U: Undo> Stack<U> {
     pub(crate) const fn new() -> Self {
-        Stack { frames: Vec::new(), next_key: 0, hold: None, telling: false, thread_id: None }
+        Stack { frames: Vec::new(), next_key: 0, hold: None, telling: false }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -121,7 +121,14 @@ impl<U: Undo> Stack<U> {
         Ok(None)
     }
 
-    /// The event that [`Stack::end`] asked for has been told.
+    /// Whether something else may be told now; then [`Stack::told`] has to follow.
+    pub(crate) fn begin_telling(&mut self) -> bool {
+        let may = self.is_empty() && !process_guard_lives();
+        self.telling |= may;
+        may
+    }
+
+    /// What was to be told has been.
     pub(crate) fn told(&mut self) {
         self.telling = false;
         self.release();
@@ -167,7 +174,8 @@ impl<U: Undo> Stack<U> {
         }
         let taken = match scope {
             Kind::Process => {
-                let thread_id = *self.thread_id.get_or_insert_with(|| rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs());
+                // Not remembered: it is another one in a forked child.
+                let thread_id = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
                 let mine = u64::from(self.hold == Some(Kind::Thread));
                 HELD.take(wait, |held| (held == mine).then_some(PROCESS | u64::from(thread_id)))
             }
@@ -249,6 +257,5 @@ fn holder(held: u64) -> Holder {
         return Holder::ThreadGuards { threads: u32::try_from(held).unwrap_or(u32::MAX) };
     }
     let thread_id = u32::try_from(held & !PROCESS).unwrap_or_default();
-    let name = std::fs::read_to_string(format!("/proc/self/task/{thread_id}/comm")).ok();
-    Holder::ProcessGuard { thread_id, name: name.map(|name| name.trim_end().to_owned()) }
+    Holder::ProcessGuard { thread_id, name: thread_name(thread_id).ok() }
 }

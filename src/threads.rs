@@ -1,8 +1,9 @@
 //! The audit: what the kernel says of every thread.
 
-use std::fmt;
+use std::{fmt, fs, io};
 
-use procfs::process::{Process, Status};
+use procfs::process::{Process, Stat, Status};
+use procfs::{FromBufRead, FromRead, ProcError};
 use rustix::thread::CapabilitySet;
 
 use crate::error::Error;
@@ -14,7 +15,7 @@ use crate::ids::{Gid, GroupIds};
 pub struct ThreadIds {
     /// The thread's id (`gettid(2)`).
     pub thread_id: u32,
-    /// Its name, of at most 15 bytes.
+    /// Its name, of at most 15 bytes; what is not UTF-8 is replaced.
     pub name: String,
     /// Its group IDs.
     pub ids: GroupIds,
@@ -22,7 +23,7 @@ pub struct ThreadIds {
     pub supplementary: Vec<Gid>,
     /// Whether CAP_SETGID is in its permitted, inheritable or ambient set: held, though maybe not effective.
     pub holds_setgid: bool,
-    /// Whether it is a kernel thread of an io_uring (`iou-*`), which keeps the identity it was made under and which no call changes.
+    /// Whether it is a kernel thread of an io_uring (`iou-sqp-*`, `iou-wrk-*`), which keeps the identity it was made under and which no call changes.
     pub is_io_uring: bool,
 }
 
@@ -35,7 +36,7 @@ impl fmt::Display for ThreadIds {
     }
 }
 
-/// Reads every thread of this process; threads that start or end meanwhile may be missing.
+/// Reads every thread of this process, the calling one first; threads that start or end meanwhile may be missing.
 ///
 /// # Errors
 /// [`Error::Proc`] where `/proc` is not there or cannot be read.
@@ -48,23 +49,55 @@ impl fmt::Display for ThreadIds {
 /// # Ok::<(), privilege_guard::Error>(())
 /// ```
 pub fn threads() -> Result<Vec<ThreadIds>, Error> {
-    Ok(statuses()?.into_iter().map(ThreadIds::from).collect())
+    Ok(all()?.into_iter().map(ThreadIds::from).collect())
 }
 
-pub(crate) fn statuses() -> Result<Vec<Status>, Error> {
-    let unreadable = |error| Error::Proc { source: std::io::Error::other(error) };
+/// What the kernel says of one thread.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) status: Status,
+    pub(crate) name: String,
+    pub(crate) is_io_uring: bool,
+}
+
+/// Of a thread that the kernel made for an io_uring (include/linux/sched.h). Its name is no sign: it gets that later, and any thread may have it.
+const PF_IO_WORKER: u32 = 0x10;
+
+/// Every thread of this process, the calling one first.
+pub(crate) fn all() -> Result<Vec<Seen>, Error> {
+    let unreadable = |error| Error::Proc { source: io::Error::other(error) };
     let tasks = Process::myself().and_then(|process| process.tasks()).map_err(unreadable)?;
     // A thread that ended since it was listed is none any more.
-    let statuses = tasks.map(|task| task.and_then(|task| task.status())).filter(|status| !matches!(status, Err(error) if has_ended(error)));
-    let statuses = statuses.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-    Ok(statuses)
+    let seen = tasks.map(|task| task.and_then(|task| see(task.tid))).filter(|seen| !matches!(seen, Err(error) if has_ended(error)));
+    let mut seen = seen.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    let caller = rustix::thread::gettid().as_raw_nonzero().get();
+    match seen.iter().position(|seen| seen.status.pid == caller) {
+        Some(index) => seen.swap(0, index),
+        // Threads of another process, or under other numbers: a /proc of another pid namespace.
+        None => return Err(unreadable(ProcError::Other("it does not show the calling thread".into()))),
+    }
+    Ok(seen)
 }
 
-fn has_ended(error: &procfs::ProcError) -> bool {
+fn see(thread: i32) -> Result<Seen, ProcError> {
+    // As bytes: these files show the name, which may be of any.
+    let read = |file| fs::read(format!("/proc/self/task/{thread}/{file}")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let status = Status::from_buf_read(read("status")?.as_bytes())?;
+    let flags = Stat::from_read(read("stat")?.as_bytes())?.flags;
+    Ok(Seen { name: thread_name(status.pid.unsigned_abs())?, status, is_io_uring: flags & PF_IO_WORKER != 0 })
+}
+
+/// A name is cut after 15 bytes, also within a letter.
+pub(crate) fn thread_name(thread: u32) -> io::Result<String> {
+    let name = fs::read(format!("/proc/self/task/{thread}/comm"))?;
+    Ok(String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned())
+}
+
+fn has_ended(error: &ProcError) -> bool {
     match error {
-        procfs::ProcError::NotFound(_) => true,
+        ProcError::NotFound(_) => true,
         // ESRCH: the file was opened before the thread ended.
-        procfs::ProcError::Io(error, _) => error.raw_os_error() == Some(3),
+        ProcError::Io(error, _) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(3),
         _ => false,
     }
 }
@@ -73,12 +106,8 @@ pub(crate) fn holds_setgid(status: &Status) -> bool {
     (status.capprm | status.capinh | status.capamb.unwrap_or(0)) & CapabilitySet::SETGID.bits() != 0
 }
 
-pub(crate) fn is_io_uring(status: &Status) -> bool {
-    status.name.starts_with("iou-")
-}
-
-impl From<Status> for ThreadIds {
-    fn from(status: Status) -> Self {
+impl From<Seen> for ThreadIds {
+    fn from(Seen { status, name, is_io_uring }: Seen) -> Self {
         ThreadIds {
             thread_id: status.pid.unsigned_abs(),
             ids: GroupIds {
@@ -89,8 +118,8 @@ impl From<Status> for ThreadIds {
             },
             supplementary: status.groups.iter().copied().map(Gid::from).collect(),
             holds_setgid: holds_setgid(&status),
-            is_io_uring: is_io_uring(&status),
-            name: status.name,
+            is_io_uring,
+            name,
         }
     }
 }

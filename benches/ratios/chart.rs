@@ -49,26 +49,30 @@ pub fn draw(path: &str, points: &[Point]) -> Result<(), Box<dyn Error>> {
         .configure_mesh()
         .x_desc("other threads of the process, asleep")
         .y_desc("microseconds")
+        .label_style(("sans-serif", 15))
+        .axis_desc_style(("sans-serif", 15))
         .y_label_formatter(&|cost| if *cost < 1.0 { format!("{cost:.1}") } else { format!("{cost:.0}") })
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.1))
         .draw()?;
     for (index, work) in SHOWN.into_iter().enumerate() {
-        // The library's in full colour, what it is measured against in grey; of the two scopes one above the other.
-        let colour = match work {
-            Work::ProcessGuard => RGBColor(0xc0, 0x39, 0x2b),
-            Work::ThreadGuard => RGBColor(0x1f, 0x61, 0x8d),
-            _ => RGBColor(0x99, 0x99, 0x99),
+        // The library's in colour upon what it is measured against.
+        let style = match work {
+            Work::ProcessGuard => RGBColor(0xc0, 0x39, 0x2b).stroke_width(2),
+            Work::ThreadGuard => RGBColor(0x1f, 0x61, 0x8d).stroke_width(2),
+            Work::LibcPair => RGBColor(0xf0, 0xc8, 0xc0).stroke_width(7),
+            _ => RGBColor(0xc0, 0xd8, 0xe8).stroke_width(7),
         };
         let line = points.iter().map(|point| (point.other_threads, point.costs[index]));
         chart
-            .draw_series(LineSeries::new(line, colour.stroke_width(2)).point_size(3))?
+            .draw_series(LineSeries::new(line, style))?
             .label(work.to_string())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
+        .label_font(("sans-serif", 15))
+        .position(SeriesLabelPosition::MiddleRight)
         .background_style(WHITE)
         .border_style(BLACK.mix(0.2))
         .draw()?;

@@ -32,12 +32,47 @@ pub fn identity_of(thread: i32) -> Identity {
 }
 
 fn identity_in(path: &str) -> Identity {
-    let status = read_to_string(path).expect(path);
+    // A thread's name may be any bytes.
+    identity_from(&String::from_utf8_lossy(&std::fs::read(path).expect(path)))
+}
+
+/// A thread of this process, to be looked at often.
+#[derive(Debug)]
+pub struct Watched {
+    status: std::fs::File,
+}
+
+impl Watched {
+    /// The calling thread.
+    pub fn this_thread() -> Self {
+        Watched { status: std::fs::File::open("/proc/thread-self/status").expect("status") }
+    }
+
+    pub fn identity(&self) -> Identity {
+        use std::os::unix::fs::FileExt;
+        let mut text = [0; 4096];
+        let length = self.status.read_at(&mut text, 0).expect("status");
+        identity_from(&String::from_utf8_lossy(&text[..length]))
+    }
+}
+
+fn identity_from(status: &str) -> Identity {
     let numbers = |field: &str| -> Vec<u32> {
         let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field of status");
         line.split_whitespace().map(|number| number.parse().expect("a number")).collect()
     };
     Identity { ids: numbers("Gid:").try_into().expect("four ids"), groups: numbers("Groups:") }
+}
+
+/// Whether the kernel made this thread for an io_uring (`PF_IO_WORKER`, include/linux/sched.h; the flags of `stat`).
+pub fn is_io_worker(thread: i32) -> bool {
+    const PF_IO_WORKER: u32 = 0x10;
+    let stat = std::fs::read(format!("/proc/self/task/{thread}/stat")).expect("stat");
+    let stat = String::from_utf8_lossy(&stat);
+    // The name before it may hold anything, also parentheses.
+    let (_, fields) = stat.rsplit_once(") ").expect("a name");
+    let flags: u32 = fields.split(' ').nth(6).expect("flags").parse().expect("a number");
+    flags & PF_IO_WORKER != 0
 }
 
 /// By `getresgid(2)`, without libc's wrapper.
@@ -133,6 +168,9 @@ pub fn capabilities() -> Capabilities {
     let sets = rustix::thread::capabilities(None).expect("capget");
     Capabilities { effective: sets.effective.bits(), permitted: sets.permitted.bits(), inheritable: sets.inheritable.bits() }
 }
+
+/// CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN, CAP_SETFCAP.
+pub const ROOT_CAPABILITIES: u64 = 1 | 1 << 1 | 1 << 3 | CAP_SETGID | CAP_SETUID | CAP_SETPCAP | 1 << 21 | 1 << 31;
 
 /// Of the calling thread.
 pub fn set_capabilities(sets: Capabilities) {

@@ -6,8 +6,10 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod attack;
+pub mod guard;
 pub mod kernel;
 pub mod sandbox;
+pub mod sibling;
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +21,10 @@ const CASE: &str = "PRIVILEGE_GUARD_CASE";
 
 /// What a case may take before it is taken for hung, and killed.
 const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST_OF_LONG: Duration = Duration::from_secs(4 * 3600);
+
+/// The exit code of a case that ignores itself.
+const IGNORED: i32 = 77;
 
 /// What a case needs; where it is not there, the case is ignored and says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +33,12 @@ pub enum Needs {
     Nothing,
     /// CAP_SETGID over the group ids 0 to 9999, and `setgroups` allowed: root, or a user namespace with mapped subordinate ids.
     Setgid,
-    /// Root outside any user namespace, with every capability: other users, file capabilities, new namespaces with any map.
+    /// Root outside any user namespace, with [`kernel::ROOT_CAPABILITIES`]: other users, file capabilities, new namespaces with any map.
     Root,
     /// No CAP_SETGID: an ordinary user.
     NoSetgid,
+    /// As `Setgid`, and time: only where it is asked for, with `--ignored` or `--include-ignored`.
+    Long,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +60,20 @@ pub fn environment() -> Environment {
 
 fn missing(needs: Needs) -> Option<String> {
     let mapped = (0..10_000).all(kernel::is_mapped);
+    let needs = if needs == Needs::Long { Needs::Setgid } else { needs };
     match (needs, environment()) {
-        (Needs::Nothing, _) | (Needs::Root | Needs::Setgid, Environment::Root) | (Needs::NoSetgid, Environment::User) => None,
+        (Needs::Nothing, _) | (Needs::Setgid, Environment::Root) | (Needs::NoSetgid, Environment::User) => None,
+        (Needs::Root, Environment::Root) if kernel::capabilities().effective & kernel::ROOT_CAPABILITIES == kernel::ROOT_CAPABILITIES => {
+            None
+        }
         (Needs::Setgid, Environment::Userns) if mapped && !kernel::setgroups_denied() => None,
         (Needs::Setgid, Environment::Userns) => {
             Some("needs mapped group ids and setgroups (unshare --user --map-root-user --map-auto)".into())
         }
         (Needs::Setgid, Environment::User) => Some("needs CAP_SETGID".into()),
-        (Needs::Root, _) => Some("needs root outside any user namespace".into()),
+        (Needs::Root, _) => Some("needs root with its capabilities, outside any user namespace".into()),
         (Needs::NoSetgid, _) => Some("for ordinary users: this run has CAP_SETGID".into()),
+        (Needs::Long, _) => unreachable!("as Setgid"),
     }
 }
 
@@ -96,8 +109,9 @@ pub fn main(cases: &'static [Case]) -> ExitCode {
     let trials = cases.iter().map(|case| {
         Trial::ignorable_test(case.name, move || match missing(case.needs) {
             Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => run_alone(case.name).map(|()| Completion::Completed),
+            None => run_alone(case),
         })
+        .with_ignored_flag(case.needs == Needs::Long)
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
@@ -115,7 +129,9 @@ fn declared_as_is() -> Result<(), String> {
 }
 
 /// Runs the case in a process of its own. What it prints is shown where it fails; lines that begin with `= ` always.
-fn run_alone(name: &str) -> Result<(), Failed> {
+fn run_alone(case: &Case) -> Result<Completion, Failed> {
+    let name = case.name;
+    let longest = if case.needs == Needs::Long { LONGEST_OF_LONG } else { LONGEST };
     let output = tempfile::tempfile().map_err(|error| error.to_string())?;
     let copy = || output.try_clone().map(Stdio::from).map_err(|error| error.to_string());
     let mut child = Command::new(std::env::current_exe().map_err(|error| error.to_string())?)
@@ -130,10 +146,10 @@ fn run_alone(name: &str) -> Result<(), Failed> {
     let status = loop {
         match child.try_wait().map_err(|error| error.to_string())? {
             Some(status) => break status.to_string(),
-            None if started.elapsed() > LONGEST => {
+            None if started.elapsed() > longest => {
                 _ = child.kill();
                 _ = child.wait();
-                break format!("killed after {LONGEST:?}");
+                break format!("killed after {longest:?}");
             }
             None => std::thread::sleep(Duration::from_millis(2)),
         }
@@ -142,7 +158,17 @@ fn run_alone(name: &str) -> Result<(), Failed> {
     for line in printed.lines().filter(|line| line.starts_with("= ")) {
         println!("{name}: {}", &line[2..]);
     }
-    if status == "exit status: 0" { Ok(()) } else { Err(format!("{status}\n{printed}").into()) }
+    match status.as_str() {
+        "exit status: 0" => Ok(Completion::Completed),
+        status if status == format!("exit status: {IGNORED}") => Ok(Completion::ignored_with(printed.lines().last().unwrap_or_default())),
+        _ => Err(format!("{status}\n{printed}").into()),
+    }
+}
+
+/// Of a case that finds out on its way that the machine cannot do what it needs: it is reported as ignored.
+pub fn ignore(reason: &str) -> ! {
+    println!("{reason}");
+    std::process::exit(IGNORED)
 }
 
 fn read_all(mut file: std::fs::File) -> String {

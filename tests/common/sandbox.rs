@@ -42,3 +42,14 @@ fn program(call: libc::c_long, arguments: &[(u8, u32)], answer: Answer) -> secco
     let filter = SeccompFilter::new(BTreeMap::from([(call, rules)]), SeccompAction::Allow, SeccompAction::Errno(errno), arch);
     filter.expect("a filter").try_into().expect("a program")
 }
+
+/// The same on the calling thread, without no_new_privs, so that set-group-ID programs still get their group. Needs CAP_SYS_ADMIN.
+pub fn answer_over_exec(call: libc::c_long, arguments: &[(u8, u32)], answer: Answer) {
+    let mut program = program(call, arguments, answer);
+    let length = program.len().try_into().expect("a short program");
+    // seccompiler's instruction has the layout of the kernel's.
+    let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr().cast() };
+    // SAFETY: the program lives longer than the call, which copies it.
+    let made = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+}

@@ -1,0 +1,205 @@
+//! A daemon: binds and opens its log as root, becomes an ordinary account for good, and serves HTTP from several threads.
+//!
+//! Run as root: `cargo build --examples && sudo target/debug/examples/daemon [ACCOUNT]`. It starts the daemon on a free port of
+//! loopback, and is then its client.
+
+mod drop_common;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use drop_common::{CannotRun, Result, Tries, http, may_write, verify};
+use nix::unistd::{User, getgrouplist};
+use privilege_guard::{DropReport, PermanentDrop};
+
+/// An example ends: after so many connections, or so long.
+const CONNECTIONS: u32 = 12;
+const LONGEST: Duration = Duration::from_secs(30);
+const WORKERS: usize = 4;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "serve", account, log] => drop_common::run(|| daemon(account, log.as_ref())),
+        [_] => drop_common::run_as_root(&[0], || client("www-data")),
+        [_, account] => drop_common::run_as_root(&[0], || client(account)),
+        _ => drop_common::run(|| Err(CannotRun("daemon [ACCOUNT]".into()).into())),
+    }
+}
+
+fn daemon(account: &str, log: &Path) -> Result<()> {
+    // What needs root comes first, and stays: descriptors are not asked again who holds them.
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let log_file = OpenOptions::new().append(true).create(true).mode(0o640).open(log)?;
+
+    // Before there are threads: what they could hold, no call takes from them.
+    let report = PermanentDrop::to_account(account)?.no_new_privs().apply()?;
+    writeln!(&log_file, "{report}")?;
+    if may_write(log)? {
+        return Err("the log can still be opened".into());
+    }
+
+    println!("{}", listener.local_addr()?);
+    Server::new(listener, log_file, report)?.serve()
+}
+
+struct Server {
+    listener: TcpListener,
+    log: File,
+    report: DropReport,
+    /// What each thread has tried, to get back.
+    tries: Mutex<Vec<Tries>>,
+    answered: AtomicU32,
+    until: Instant,
+}
+
+impl Server {
+    fn new(listener: TcpListener, log: File, report: DropReport) -> Result<Self> {
+        listener.set_nonblocking(true)?;
+        let tries = Mutex::new(vec![drop_common::try_to_get_back([0])?]);
+        Ok(Server { listener, log, report, tries, answered: AtomicU32::new(0), until: Instant::now() + LONGEST })
+    }
+
+    fn serve(&self) -> Result<()> {
+        let all_have_tried = Barrier::new(WORKERS);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(|| self.work(&all_have_tried))).collect();
+            workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| Err("a worker has panicked".into())))
+        })
+    }
+
+    fn work(&self, all_have_tried: &Barrier) -> Result<()> {
+        let tries = drop_common::try_to_get_back([0]);
+        if let (Ok(tries), Ok(mut all)) = (&tries, self.tries.lock()) {
+            all.push(tries.clone());
+        }
+        all_have_tried.wait();
+        tries?;
+        while self.answered.load(Ordering::Relaxed) < CONNECTIONS && Instant::now() < self.until {
+            match self.listener.accept() {
+                // A client that fails is no reason for the daemon to.
+                Ok((stream, client)) => match self.answer(&stream, client) {
+                    Ok(()) => _ = self.answered.fetch_add(1, Ordering::Relaxed),
+                    Err(error) => eprintln!("{client}: {error}"),
+                },
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, stream: &TcpStream, client: SocketAddr) -> Result<()> {
+        let request = http::read_request(stream)?;
+        let (status, body) = match request.as_deref() {
+            Ok("/identity") => self.identity().map_or_else(|error| (500, error.to_string()), |body| (200, body)),
+            Ok(_) => (404, "there is /identity".into()),
+            Err((status, text)) => (*status, (*text).into()),
+        };
+        (&self.log).write_all(format!("{client} {:?} {status}\n", request.as_deref().unwrap_or_default()).as_bytes())?;
+        Ok(http::answer(stream, status, &body)?)
+    }
+
+    fn identity(&self) -> Result<String> {
+        let tries = self.tries.lock().map_err(|_| "a worker has panicked")?;
+        if let Some(way_back) = tries.iter().find(|tries| !tries.answered.is_empty()) {
+            return Err(way_back.to_string().into());
+        }
+        let mut lines = vec![self.report.to_string()];
+        lines.extend(privilege_guard::threads()?.iter().map(ToString::to_string));
+        lines.extend(tries.iter().map(ToString::to_string));
+        Ok(lines.join("\n") + "\n")
+    }
+}
+
+/// Starts the daemon, asks it what it is, and the kernel whether that is so.
+fn client(account: &str) -> Result<()> {
+    let known = User::from_name(account)?;
+    let known = known.ok_or_else(|| CannotRun(format!("there is no account {account}; name another: daemon ACCOUNT")))?;
+    let (user, group) = (known.uid.as_raw(), known.gid.as_raw());
+    if user == 0 || group == 0 {
+        return Err(CannotRun(format!("{account} is root, or in its group; name another: daemon ACCOUNT")).into());
+    }
+    if let Some(missing) = drop_common::missing(&[user, group])? {
+        return Err(CannotRun(format!("{account} needs {missing}")).into());
+    }
+    let supplementary = getgrouplist(&std::ffi::CString::new(account)?, known.gid)?;
+
+    let folder = drop_common::folder(0)?;
+    let log = folder.path().join("daemon.log");
+    let mut daemon = Daemon::start(account, &log)?;
+    println!("the daemon listens on {}", daemon.address);
+
+    let ask = |line: &str| http::ask(daemon.address, line);
+    verify(ask("GET /nothing HTTP/1.1")?.0 == 404, "GET /nothing: 404")?;
+    verify(ask("POST /identity HTTP/1.1")?.0 == 405, "POST /identity: 405")?;
+    verify(ask("nonsense")?.0 == 400, "nonsense: 400")?;
+    let (status, identity) = ask("GET /identity HTTP/1.1")?;
+    print!("{}", identity.lines().map(|line| format!("    {line}\n")).collect::<String>());
+    verify(status == 200, "GET /identity: 200")?;
+
+    let threads = drop_common::statuses(daemon.process.id())?;
+    let mut expected: Vec<u32> = supplementary.iter().map(|gid| gid.as_raw()).collect();
+    expected.sort_unstable();
+    verify(threads.len() == WORKERS + 1, format_args!("it has {} threads", WORKERS + 1))?;
+    verify(threads.iter().all(|thread| thread.users == [user; 4]), format_args!("all user ids of all threads are {user}"))?;
+    verify(threads.iter().all(|thread| thread.groups == [group; 4]), format_args!("all group ids of all threads are {group}"))?;
+    verify(threads.iter().all(|thread| thread.supplementary == expected), format_args!("supplementary groups: {expected:?}"))?;
+    verify(threads.iter().all(|thread| thread.held_capabilities == 0 && thread.no_new_privs), "no capability, and no_new_privs")?;
+    let tried = identity.lines().filter(|line| line.ends_with("raw calls to get back, refused")).count();
+    verify(tried == threads.len(), "each thread has tried to get back, and was refused")?;
+
+    let asked = thread::scope(|scope| {
+        let clients: Vec<_> = (4..CONNECTIONS).map(|_| scope.spawn(|| ask("GET /identity HTTP/1.1"))).collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().is_ok_and(|answer| answer.is_ok_and(|(status, _)| status == 200)))
+            .collect::<Vec<_>>()
+    });
+    verify(asked.iter().all(|&ok| ok), format_args!("{} more at the same time: 200", asked.len()))?;
+    verify(daemon.process.wait()?.success(), format_args!("it has ended after {CONNECTIONS} connections"))?;
+
+    // It could not open this file any more, and wrote to it all the time.
+    let owner = fs::metadata(&log)?;
+    let lines = fs::read_to_string(&log)?.lines().count();
+    verify(
+        owner.uid() == 0 && lines == CONNECTIONS as usize + 1,
+        "its log is root's, and was written to the end: an open descriptor stays open",
+    )
+}
+
+struct Daemon {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Daemon {
+    fn start(account: &str, log: &Path) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut process = command.args(["serve", account]).arg(log).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        if let Some(stdout) = process.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        match line.trim().parse() {
+            Ok(address) => Ok(Daemon { process, address }),
+            Err(_) => Err(format!("the daemon did not start: {}", process.wait()?).into()),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Where it has ended by itself, nothing comes of it.
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
