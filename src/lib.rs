@@ -29,6 +29,8 @@ pub mod docs {
     pub mod semantics {}
     #[doc = include_str!("../docs/security.md")]
     pub mod security {}
+    #[doc = include_str!("../docs/performance.md")]
+    pub mod performance {}
 }
 
 pub use change::GroupChange;

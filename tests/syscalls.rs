@@ -28,17 +28,12 @@ const WORKS: &[Work] = &[
     Work {
         name: "process_guard",
         run: || warm_then(|| drop(GroupGuard::assume(1004).unwrap())),
-        calls: "getresgid setfsgid prctl setresgid getegid setresgid getegid",
-    },
-    Work {
-        name: "first_process_guard_of_a_thread",
-        run: || marked(|| drop(GroupGuard::assume(1004).unwrap())),
         calls: "gettid getresgid setfsgid prctl setresgid getegid setresgid getegid",
     },
     Work {
         name: "effective_group_only",
         run: || warm_then(|| drop(GroupGuard::assume_effective(1004).unwrap())),
-        calls: "getresgid setfsgid prctl setresgid getegid setresgid getegid",
+        calls: "gettid getresgid setfsgid prctl setresgid getegid setresgid getegid",
     },
     Work {
         name: "the_group_that_it_is_already",
