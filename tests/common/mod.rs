@@ -8,6 +8,7 @@
 pub mod kernel;
 pub mod sandbox;
 pub mod scopes;
+pub mod subscriber;
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
