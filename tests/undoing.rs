@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use common::kernel;
@@ -35,6 +35,7 @@ fn main() -> std::process::ExitCode {
         Nothing: everybody_is_told_and_aborted,
         Nothing: a_full_pipe_as_stderr_does_not_hold_the_abort_up,
         Nothing: a_full_socket_as_stderr_does_not_hold_the_abort_up,
+        Nothing: a_full_terminal_as_stderr_does_not_hold_the_abort_up,
         Nothing: a_pipe_without_reader_as_stderr_does_not_hold_the_abort_up,
         Nothing: a_closed_stderr_does_not_hold_the_abort_up,
         Nothing: a_stderr_that_another_thread_holds_does_not_hold_the_abort_up,
@@ -446,7 +447,6 @@ fn as_stderr(end: impl AsFd) {
 }
 
 fn pipe() -> [OwnedFd; 2] {
-    use std::os::fd::FromRawFd;
     let mut ends = [0; 2];
     // SAFETY: a valid pointer; the descriptors are new.
     unsafe {
@@ -455,8 +455,19 @@ fn pipe() -> [OwnedFd; 2] {
     }
 }
 
+/// Master and terminal.
+fn terminal() -> [OwnedFd; 2] {
+    let mut ends = [0; 2];
+    let [master, terminal] = &mut ends;
+    let none = std::ptr::null_mut::<u8>();
+    // SAFETY: valid pointers; the descriptors are new.
+    unsafe {
+        assert_eq!(libc::openpty(master, terminal, none.cast(), none.cast(), none.cast()), 0);
+        ends.map(|end| OwnedFd::from_raw_fd(end))
+    }
+}
+
 fn set_nonblocking(end: &OwnedFd, nonblocking: bool) {
-    use std::os::fd::AsRawFd;
     // SAFETY: numbers only.
     assert_eq!(unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFL, if nonblocking { libc::O_NONBLOCK } else { 0 }) }, 0);
 }
@@ -487,6 +498,20 @@ fn a_full_socket_as_stderr_does_not_hold_the_abort_up() {
         as_stderr(fill(writer.into()));
         std::mem::forget(reader);
     });
+}
+
+/// Also where it takes some bytes, as poll says then, but maybe not all.
+fn a_full_terminal_as_stderr_does_not_hold_the_abort_up() {
+    for read in [0, 1, 300, 5000] {
+        aborts_soon(|| {
+            let [master, terminal] = terminal();
+            as_stderr(fill(terminal));
+            if read > 0 {
+                rustix::io::read(&master, &mut vec![0; read]).unwrap();
+            }
+            std::mem::forget(master);
+        });
+    }
 }
 
 fn a_pipe_without_reader_as_stderr_does_not_hold_the_abort_up() {
