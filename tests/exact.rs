@@ -275,15 +275,17 @@ fn own_group_exactly() -> usize {
     let before = kernel::state();
     let ids = GroupIds::current().unwrap();
     let groups = before.identity.groups.iter().copied().map(Gid::from);
-    let changes = [
+    let mut changes = vec![
         GroupChange::new(),
         GroupChange::both(ids.real),
         GroupChange::new().effective(ids.real),
         GroupChange::new().real(ids.effective),
         GroupChange::new().effective(ids.saved),
         GroupChange::new().real(ids.effective).effective(ids.real),
-        GroupChange::both(ids.effective).supplementary(groups),
     ];
+    if !kernel::setgroups_denied() {
+        changes.push(GroupChange::both(ids.effective).supplementary(groups));
+    }
     for scope in BOTH_SCOPES {
         for change in &changes {
             let outer = scope.assume(change.clone()).unwrap();
