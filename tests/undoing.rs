@@ -21,6 +21,7 @@ fn main() -> std::process::ExitCode {
         Setgid: a_drop_that_the_kernel_refuses_aborts_after_one_line,
         Setgid: a_change_that_is_answered_but_not_made_is_undone,
         Setgid: the_second_half_answered_but_not_made_undoes_the_first,
+        Setgid: groups_that_cannot_be_read_back_are_undone,
         Setgid: a_death_signal_that_cannot_be_set_refuses_the_change,
         Setgid: a_death_signal_that_is_answered_but_not_set_aborts,
         Setgid: ids_that_cannot_be_read_refuse_the_change,
@@ -217,6 +218,19 @@ fn the_second_half_answered_but_not_made_undoes_the_first() {
             SET_IDS.answers(NOT_DONE);
             let error = scope.assume(GroupChange::new().real(1004).supplementary([1020])).unwrap_err();
             assert!(matches!(error, Error::Call { call: "setresgid", .. }), "{error:?}");
+            assert_eq!(kernel::state(), before);
+        });
+    }
+}
+
+/// They are set then, and only the reading of one group is refused, not of two.
+fn groups_that_cannot_be_read_back_are_undone() {
+    for scope in BOTH_SCOPES {
+        kernel::passes_in_child(|| {
+            let before = start();
+            sandbox::refuse(libc::SYS_getgroups, &[(0, 1)]);
+            let error = scope.assume(change()).unwrap_err();
+            assert!(matches!(error, Error::Call { call: "setgroups", .. }), "{error:?}");
             assert_eq!(kernel::state(), before);
         });
     }
