@@ -263,6 +263,7 @@ fn a_subscriber_may_use_guards() {
     listen_and(|| {
         let before = kernel::identity();
         for scope in BOTH_SCOPES {
+            assert!(scope.assume(GroupChange::both(u32::MAX)).is_err());
             let guard = scope.assume(GroupChange::both(1007)).unwrap();
             assert_eq!(kernel::group_of_new_file(), 1007);
             let mut inner = GroupGuard::assume_on_thread(1008).unwrap();
@@ -288,17 +289,18 @@ fn a_subscriber_may_use_guards() {
 
 /// Else it would be told as the group of another thread's guard.
 fn no_process_guard_begins_while_an_event_is_told() {
-    static REFUSED: AtomicUsize = AtomicUsize::new(0);
+    static TOLD_TIMES: AtomicUsize = AtomicUsize::new(0);
     listen_and(|| {
-        if REFUSED.fetch_add(1, Ordering::Relaxed) == 0 {
+        if TOLD_TIMES.fetch_add(1, Ordering::Relaxed) == 0 {
+            assert!(GroupGuard::assume(u32::MAX).is_err());
             let other = std::thread::spawn(|| GroupGuard::assume(1005).map(drop)).join().unwrap();
             assert!(matches!(other, Err(Error::Busy { .. })), "{other:?}");
         }
     });
     for scope in BOTH_SCOPES {
-        REFUSED.store(0, Ordering::Relaxed);
+        TOLD_TIMES.store(0, Ordering::Relaxed);
         scope.assume(GroupChange::both(1004)).unwrap().restore().unwrap();
-        assert!(REFUSED.load(Ordering::Relaxed) > 0);
+        assert!(TOLD_TIMES.load(Ordering::Relaxed) > 0);
         // Afterwards it may.
         std::thread::spawn(|| GroupGuard::assume(1005).unwrap().restore().unwrap()).join().unwrap();
     }
