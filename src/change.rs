@@ -254,7 +254,7 @@ impl Applied {
             let back = ResGid { saved: saved.and(Some(now.inside.saved)), ..now.set };
             let undone = self.scope.set_ids(back).map_err(io::Error::from);
             let undone = undone.and_then(|()| self.signal.set().map_err(io::Error::from));
-            let undone = undone.and_then(|()| reads_as(now.inside, next.inside.filesystem));
+            let undone = undone.and_then(|()| reads_as(now.inside, next.inside));
             undone.unwrap_or_else(|source| last_words::abort(&self.not_restored("setresgid", source)));
         })?;
         Ok(next)
@@ -329,7 +329,7 @@ impl Applied {
 
     fn confirm_ids(&self, plan: &Plan, before: GroupIds) -> Result<(), Error> {
         let refused = |call, source| Error::Call { call, asked: self.change.clone(), ids: before, source };
-        reads_as(plan.inside, before.filesystem).map_err(|source| refused("setresgid", source))?;
+        reads_as(plan.inside, before).map_err(|source| refused("setresgid", source))?;
         self.signal.set_and_confirm().map_err(|source| refused("prctl(PR_SET_PDEATHSIG)", source))
     }
 
@@ -380,7 +380,7 @@ impl Undo for Applied {
             if self.original.filesystem != self.original.effective {
                 scope::set_filesystem_id(self.original.filesystem);
             }
-            reads_as(self.original, plan.inside.filesystem).map_err(refused)?;
+            reads_as(self.original, plan.inside).map_err(refused)?;
             self.signal.set_and_confirm().map_err(|source| self.not_restored("prctl(PR_SET_PDEATHSIG)", source))?;
         }
         if let Some(groups) = &self.groups {
@@ -402,13 +402,10 @@ fn nameable(gid: Gid) -> Option<Gid> {
 
 /// Reads back what a `setresgid` should have done.
 ///
-/// It sets all or nothing, so where it had to move the filesystem id, that one tells of all (and is the cheapest to read).
-fn reads_as(expected: GroupIds, filesystem_before: Gid) -> io::Result<()> {
-    let filesystem = scope::read_filesystem_id()?;
-    let tells = filesystem != filesystem_before && expected.filesystem == expected.effective;
-    let as_expected =
-        filesystem == expected.filesystem && (tells || scope::read_ids()? == (expected.real, expected.effective, expected.saved));
-    if as_expected { Ok(()) } else { Err(not_done()) }
+/// It sets all or nothing, so where it had to move the effective id, that one tells of all, and is the cheapest to read.
+fn reads_as(expected: GroupIds, before: GroupIds) -> io::Result<()> {
+    let tells = expected.effective != before.effective && expected.filesystem == expected.effective;
+    if (tells && scope::read_effective_id() == expected.effective) || GroupIds::current()? == expected { Ok(()) } else { Err(not_done()) }
 }
 
 fn groups_read_as(expected: &[Gid]) -> io::Result<()> {
@@ -455,11 +452,9 @@ impl DeathSignal {
     }
 
     fn set_and_confirm(self) -> io::Result<()> {
-        self.set()?;
-        match self.here() {
-            Some(signal) if scope::read_parent_death_signal()? != Some(signal) => Err(not_done()),
-            _ => Ok(()),
-        }
+        let Some(signal) = self.here() else { return Ok(()) };
+        scope::set_parent_death_signal(signal)?;
+        if scope::read_parent_death_signal()? == Some(signal) { Ok(()) } else { Err(not_done()) }
     }
 }
 

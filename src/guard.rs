@@ -169,7 +169,7 @@ impl GroupGuard<Process> {
     }
 
     pub(crate) fn apply_permanent(asked: &PermanentDrop) -> Result<DropReport, Error> {
-        let guard = asked.check().and_then(|()| Self::begin_untold(GroupChange::new(), false));
+        let guard = asked.check().and_then(|()| Self::begin_untold(&GroupChange::new(), false));
         let made = guard.and_then(|guard| guard.make_permanent(asked)).map_err(|error| match error {
             Error::Busy { .. } | Error::InsideThreadGuard => Error::GuardsAlive,
             error => error,
@@ -230,22 +230,21 @@ impl GroupGuard<Thread> {
 
 impl<S: Scope> GroupGuard<S> {
     pub(crate) fn begin(change: GroupChange) -> Result<Self, Error> {
-        let asked = change.clone();
         // Asked outside the stack's borrow, and never as another group: it may run a subscriber's code.
         let awaited = is_unchanged() && event::is_awaited();
-        let begun = Self::begin_untold(change, awaited);
+        let begun = Self::begin_untold(&change, awaited);
         if let Err(error) = &begun {
-            tell_if_unchanged(|| event::refused(S::KIND, &asked, error));
+            tell_if_unchanged(|| event::refused(S::KIND, &change, error));
         }
         begun
     }
 
-    fn begin_untold(change: GroupChange, awaited: bool) -> Result<Self, Error> {
+    fn begin_untold(change: &GroupChange, awaited: bool) -> Result<Self, Error> {
         change.check()?;
         with_stack(|stack| {
             let mut original = None;
             let key = stack.begin(S::KIND, change.wait, || {
-                let applied = Applied::apply(S::KIND, change, awaited)?;
+                let applied = Applied::apply(S::KIND, change.clone(), awaited)?;
                 original = Some(applied.original);
                 Ok(applied)
             })?;

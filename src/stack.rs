@@ -103,21 +103,22 @@ impl<U: Undo> Stack<U> {
     }
 
     fn unwind(&mut self) -> Result<Option<U>, Error> {
-        let mut outermost = None;
         while let Some(frame) = self.frames.last_mut().filter(|frame| frame.state == State::Ended) {
             if let Err(error) = frame.undo.undo() {
                 frame.state = State::Failed;
                 return Err(error);
             }
-            outermost = self.frames.pop().map(|frame| frame.undo);
+            let awaited = frame.undo.is_awaited();
+            let outermost = self.frames.len() == 1 && !self.telling;
+            if outermost && awaited {
+                self.telling = true;
+                return Ok(self.frames.pop().map(|frame| frame.undo));
+            }
+            // Dropped where it is, not moved out.
+            self.frames.truncate(self.frames.len() - 1);
         }
-        if !self.frames.is_empty() || self.telling {
-            return Ok(None);
-        }
-        let awaited = outermost.filter(Undo::is_awaited);
-        self.telling = awaited.is_some();
         self.release();
-        Ok(awaited)
+        Ok(None)
     }
 
     /// Whether something else may be told now, while no process guard is alive; then [`Stack::told`] has to follow.

@@ -1,0 +1,49 @@
+//! The calls, without the library.
+
+use std::ptr::null_mut;
+
+const LEAVE: u32 = u32::MAX;
+
+/// What a thread guard cannot do without: the ids, the filesystem id and the parent-death signal as they are, there and back.
+pub fn five_calls(group: u32) {
+    let [real, effective, saved] = read();
+    setresgid(group, group, LEAVE);
+    setresgid(real, effective, saved);
+}
+
+fn read() -> [u32; 3] {
+    let (mut real, mut effective, mut saved, mut signal) = (0u32, 0u32, 0u32, 0i32);
+    // SAFETY: valid pointers, and numbers.
+    unsafe {
+        let read = libc::syscall(libc::SYS_getresgid, &raw mut real, &raw mut effective, &raw mut saved);
+        let filesystem = libc::syscall(libc::SYS_setfsgid, LEAVE);
+        let signal = libc::syscall(libc::SYS_prctl, libc::PR_GET_PDEATHSIG, &raw mut signal, null_mut::<u8>());
+        assert!(read == 0 && filesystem >= 0 && signal == 0);
+    }
+    [real, effective, saved]
+}
+
+/// The same, each setting call read back: a seccomp filter can answer "done" without doing.
+pub fn seven_calls(group: u32) {
+    let read_back = |expected: u32| {
+        // SAFETY: numbers only.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_getegid) }, libc::c_long::from(expected));
+    };
+    let [real, effective, saved] = read();
+    setresgid(group, group, LEAVE);
+    read_back(group);
+    setresgid(real, effective, saved);
+    read_back(effective);
+}
+
+/// `setresgid(2)`, of the calling thread only.
+pub fn setresgid(real: u32, effective: u32, saved: u32) {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_setresgid, real, effective, saved) }, 0);
+}
+
+/// `setresgid(3)`, of all threads.
+pub fn libc_setresgid(real: u32, effective: u32, saved: u32) {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::setresgid(real, effective, saved) }, 0);
+}
