@@ -92,6 +92,8 @@ impl GroupChange {
     }
 
     /// Where a guard of another thread is in the way, asks again for this long before that is [`Error::Busy`]. By default, not at all.
+    ///
+    /// Nobody queues: where other threads always have guards that are in the way, a process guard may wait in vain.
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = longest;
         self

@@ -273,9 +273,9 @@ impl fmt::Display for NoReturn {
 pub enum Holder {
     /// A thread with a process guard, which excludes all guards of other threads.
     ProcessGuard {
-        /// The thread's id, as `gettid(2)` gave it when the thread took its first process guard.
+        /// The thread's id (`gettid(2)`).
         thread_id: u32,
-        /// Its name; `None` where this process has no such thread, as in a forked child.
+        /// Its name; `None` where `/proc` does not show such a thread, as in a forked child.
         name: Option<String>,
     },
     /// Threads with thread guards, which exclude process guards of other threads.
@@ -290,7 +290,10 @@ impl fmt::Display for Holder {
         match self {
             Holder::ProcessGuard { thread_id, name: Some(name) } => write!(f, "thread {thread_id} ({name}) has a process guard"),
             Holder::ProcessGuard { thread_id, name: None } => {
-                write!(f, "thread {thread_id} had a process guard when this process was forked, which counts as alive")
+                write!(
+                    f,
+                    "thread {thread_id}, which this process does not show, has a process guard (after a fork those of other threads count as alive)"
+                )
             }
             Holder::ThreadGuards { threads: 1 } => f.write_str("another thread has a thread guard"),
             Holder::ThreadGuards { threads } => write!(f, "{threads} threads have thread guards"),

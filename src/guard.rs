@@ -24,7 +24,7 @@ use crate::{event, last_words, permanent};
 ///
 /// Neither `Send` nor `Sync`: it belongs to the thread whose ids it keeps, and a task that holds it across an `.await` cannot be spawned.
 ///
-/// ```compile_fail,E0277
+/// ```compile_fail
 /// # fn spawn<F: std::future::Future + Send>(_: F) {}
 /// # async fn reply() {}
 /// spawn(async {

@@ -44,8 +44,8 @@ pub(crate) struct Stack<U: Undo> {
     next_key: u64,
     /// What this thread has of [`HELD`].
     hold: Option<Kind>,
-    /// A subscriber is being told something: its own guards are not told of. After the end of the outermost guard
-    /// the hold is kept until then, so that no other thread's process guard can begin.
+    /// A subscriber is being told something: its own guards are not told of. The hold is kept meanwhile, so that no
+    /// other thread's process guard can begin.
     telling: bool,
 }
 
@@ -121,9 +121,9 @@ impl<U: Undo> Stack<U> {
         Ok(None)
     }
 
-    /// Whether something else may be told now; then [`Stack::told`] has to follow.
+    /// Whether something else may be told now, while no process guard is alive; then [`Stack::told`] has to follow.
     pub(crate) fn begin_telling(&mut self) -> bool {
-        let may = self.is_empty() && !process_guard_lives();
+        let may = self.is_empty() && self.acquire(Kind::Thread, Duration::ZERO).is_ok();
         self.telling |= may;
         may
     }

@@ -274,7 +274,6 @@ fn an_io_uring_thread_is_told_apart() {
     let other = Other::start("other", || ());
     assert!(audit().values().all(|thread| !thread.is_io_uring));
     let ring = polled_io_uring();
-    is_what_the_kernel_shows();
     let shown = audit();
     let of_io_uring: Vec<_> = shown.values().filter(|thread| thread.is_io_uring).collect();
     let [polls] = of_io_uring[..] else { panic!("{shown:#?}") };
@@ -282,7 +281,12 @@ fn an_io_uring_thread_is_told_apart() {
     assert_eq!(raw(polls.ids), kernel::ids());
     assert_eq!(shown.len(), 3);
     assert!(!shown[&other.thread].is_io_uring);
-    assert_ne!(polls.thread_id, std::process::id());
+    // Its name is set a moment later.
+    let comm = format!("/proc/self/task/{}/comm", polls.thread_id);
+    while !read_to_string(&comm).unwrap().starts_with("iou-sqp-") {
+        std::thread::yield_now();
+    }
+    is_what_the_kernel_shows();
     drop(ring);
 }
 

@@ -23,6 +23,14 @@ impl Scope {
             Scope::Thread => change.assume_on_thread().map(Guard::Thread),
         }
     }
+
+    /// As an event says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scope::Process => "process",
+            Scope::Thread => "thread",
+        }
+    }
 }
 
 impl Guard {

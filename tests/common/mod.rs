@@ -10,6 +10,7 @@ pub mod guard;
 pub mod kernel;
 pub mod sandbox;
 pub mod sibling;
+pub mod subscriber;
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// Names the case that this process is to run.
-const CASE: &str = "PRIVILEGE_GUARD_CASE";
+pub const CASE: &str = "PRIVILEGE_GUARD_CASE";
 
 /// What a case may take before it is taken for hung, and killed.
 const LONGEST: Duration = Duration::from_secs(300);

@@ -1,0 +1,362 @@
+//! Promise 2: over every start state a guard either serves the change and undoes it exactly, or refuses with nothing changed;
+//! and what can be undone is served.
+//!
+//! What can be undone is measured, not computed: a child tries the raw calls from every state and notes which state each leads to.
+
+mod common;
+
+use std::collections::{HashMap, HashSet};
+
+use common::guard::{SCOPES, Scope};
+use common::kernel::{self, Ids};
+use privilege_guard::GroupChange;
+
+fn main() -> std::process::ExitCode {
+    common::main(cases![
+        Setgid: every_start_state_is_served_exactly_or_refused_unchanged,
+        NoSetgid: every_change_of_an_ordinary_user_is_served_exactly_or_refused_unchanged,
+    ])
+}
+
+/// For real, effective and saved id.
+const VALUES: [u32; 3] = [3001, 3002, 3003];
+/// Among no others, for the filesystem id.
+const ODD: u32 = 3008;
+const OUTSIDE: u32 = 3009;
+const TARGETS: [u32; 5] = [VALUES[0], VALUES[1], VALUES[2], OUTSIDE, u32::MAX];
+const GROUPS: [u32; 2] = [3101, 3102];
+
+/// What the filesystem id is at the start.
+#[derive(Clone, Copy, Debug)]
+enum Filesystem {
+    Effective,
+    Real,
+    Saved,
+    Odd,
+}
+
+const FILESYSTEMS: [Filesystem; 4] = [Filesystem::Effective, Filesystem::Real, Filesystem::Saved, Filesystem::Odd];
+
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Both,
+    Effective,
+    Real,
+    /// Real and effective are named differently.
+    Split,
+}
+
+const SHAPES: [Shape; 4] = [Shape::Both, Shape::Effective, Shape::Real, Shape::Split];
+
+#[derive(Clone, Debug)]
+struct Asked {
+    real: Option<u32>,
+    effective: Option<u32>,
+    supplementary: Option<Vec<u32>>,
+}
+
+impl Asked {
+    fn change(&self) -> GroupChange {
+        let mut change = GroupChange::new();
+        if let Some(real) = self.real {
+            change = change.real(real);
+        }
+        if let Some(effective) = self.effective {
+            change = change.effective(effective);
+        }
+        match &self.supplementary {
+            Some(groups) => change.supplementary(groups.iter().copied()),
+            None => change,
+        }
+    }
+
+    /// Whether these ids are what is asked for, from `start`. The saved id is nobody's to ask for.
+    fn is(&self, [real, effective, _, filesystem]: Ids, start: Ids) -> bool {
+        real == self.real.unwrap_or(start[0]) && effective == self.effective.unwrap_or(start[1]) && filesystem == effective
+    }
+}
+
+/// Each shape with each target, without a list and with each of them.
+fn all_asked(targets: &[u32], lists: &[Vec<u32>]) -> Vec<Asked> {
+    let mut all = Vec::new();
+    for shape in SHAPES {
+        for (index, &this) in targets.iter().enumerate() {
+            let other = targets[(index + 1) % targets.len()];
+            let (real, effective) = match shape {
+                Shape::Both => (Some(this), Some(this)),
+                Shape::Effective => (None, Some(this)),
+                Shape::Real => (Some(this), None),
+                Shape::Split => (Some(this), Some(other)),
+            };
+            for supplementary in lists.iter().cloned().map(Some).chain([None]) {
+                all.push(Asked { real, effective, supplementary });
+            }
+        }
+    }
+    all
+}
+
+/// What the raw calls lead to, as the kernel answered them.
+struct Measured {
+    /// From each state, with one call.
+    calls: HashMap<Ids, HashSet<Ids>>,
+    /// From each state, with any number of calls.
+    reached: HashMap<Ids, HashSet<Ids>>,
+    /// The lists that `setgroups` accepts; where it does, it would accept the original too.
+    groups: HashSet<Vec<u32>>,
+}
+
+impl Measured {
+    fn new(calls: HashMap<Ids, HashSet<Ids>>, groups: HashSet<Vec<u32>>) -> Self {
+        Measured { calls, reached: HashMap::new(), groups }
+    }
+
+    fn reached_from(&mut self, start: Ids) -> &HashSet<Ids> {
+        let calls = &self.calls;
+        self.reached.entry(start).or_insert_with(|| {
+            let mut seen = HashSet::from([start]);
+            let mut todo = vec![start];
+            while let Some(ids) = todo.pop().filter(|_| seen.len() < calls.len()) {
+                todo.extend(calls[&ids].iter().copied().filter(|&next| seen.insert(next)));
+            }
+            seen
+        })
+    }
+
+    fn is_reversible(&mut self, start: Ids, own_groups: &[u32], asked: &Asked) -> bool {
+        let needless = |groups: &Vec<u32>| groups == own_groups;
+        if asked.supplementary.as_ref().is_some_and(|groups| !needless(groups) && !self.groups.contains(groups)) {
+            return false;
+        }
+        let inside: Vec<Ids> = self.reached_from(start).iter().copied().filter(|&ids| asked.is(ids, start)).collect();
+        inside.into_iter().any(|inside| self.reached_from(inside).contains(&start))
+    }
+}
+
+/// The calls that set ids.
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    ResGid(Option<u32>, Option<u32>, Option<u32>),
+    FsGid(u32),
+}
+
+impl Call {
+    fn make(self) {
+        match self {
+            Call::ResGid(real, effective, saved) => _ = kernel::raw_setresgid(real, effective, saved),
+            Call::FsGid(filesystem) => _ = kernel::raw_setfsgid(filesystem),
+        }
+    }
+
+    /// Every one with these ids.
+    fn all(ids: &[u32]) -> Vec<Call> {
+        let choices: Vec<Option<u32>> = ids.iter().copied().map(Some).chain([None]).collect();
+        let mut all: Vec<Call> = ids.iter().copied().map(Call::FsGid).collect();
+        for &real in &choices {
+            for &effective in &choices {
+                all.extend(choices.iter().map(|&saved| Call::ResGid(real, effective, saved)));
+            }
+        }
+        all
+    }
+}
+
+/// Tries every call from every state of the domain: by what is in the effective set, CAP_SETGID or not.
+fn measure(privileged: bool) -> Measured {
+    let ids = [VALUES[0], VALUES[1], VALUES[2], ODD, OUTSIDE];
+    let all = Call::all(&ids);
+    let mut calls = HashMap::new();
+    for real in ids {
+        for effective in ids {
+            for saved in ids {
+                for filesystem in ids {
+                    let start = [real, effective, saved, filesystem];
+                    calls.insert(start, successors(start, &all, privileged));
+                }
+            }
+        }
+    }
+    if !privileged {
+        kernel::lower_capabilities(kernel::CAP_SETGID);
+    }
+    let accepted = kernel::raw_setgroups(&GROUPS).is_ok();
+    Measured::new(calls, accepted.then(|| GROUPS.to_vec()).into_iter().collect())
+}
+
+fn successors(start: Ids, calls: &[Call], privileged: bool) -> HashSet<Ids> {
+    let put = || {
+        kernel::raise_capabilities(kernel::CAP_SETGID);
+        kernel::raw_setresgid(Some(start[0]), Some(start[1]), Some(start[2])).expect("setresgid");
+        assert!(kernel::raw_setfsgid(start[3]));
+        if !privileged {
+            kernel::lower_capabilities(kernel::CAP_SETGID);
+        }
+    };
+    put();
+    let lead_to = calls.iter().map(|call| {
+        call.make();
+        let now = kernel::ids_by_calls();
+        if now != start {
+            put();
+        }
+        now
+    });
+    lead_to.collect()
+}
+
+/// Tries every call from the state that this process is in, and from those that this leads to, each in a child of its own.
+fn measure_from_here(ids: &[u32], lists: &[Vec<u32>]) -> Measured {
+    let mut calls = HashMap::new();
+    let mut todo = vec![(kernel::ids_by_calls(), vec![])];
+    while let Some((start, path)) = todo.pop() {
+        if calls.contains_key(&start) {
+            continue;
+        }
+        let mut found = HashSet::new();
+        for call in Call::all(ids) {
+            let answer = kernel::answer_of_child(|| {
+                path.iter().for_each(|call: &Call| call.make());
+                assert_eq!(kernel::ids_by_calls(), start);
+                call.make();
+                kernel::ids_by_calls().map(|id| id.to_string()).join(" ")
+            });
+            let answer: Vec<u32> = answer.unwrap().split(' ').map(|id| id.parse().unwrap()).collect();
+            let now: Ids = answer.try_into().unwrap();
+            if found.insert(now) {
+                todo.push((now, path.iter().copied().chain([call]).collect()));
+            }
+        }
+        calls.insert(start, found);
+    }
+    let accepted = |list: &&Vec<u32>| kernel::in_child(|| kernel::raw_setgroups(list).is_err().into()).success();
+    Measured::new(calls, lists.iter().filter(accepted).cloned().collect())
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    served: usize,
+    refused: usize,
+    violations: Vec<String>,
+}
+
+impl Counts {
+    fn total(&self) -> usize {
+        self.served + self.refused + self.violations.len()
+    }
+
+    fn report(&self, expected: usize) {
+        let Counts { served, refused, violations } = self;
+        for violation in violations.iter().take(50) {
+            println!("{violation}");
+        }
+        println!("= {} states: {served} served exactly, {refused} refused unchanged, {} violations", self.total(), violations.len());
+        assert_eq!(violations.len(), 0);
+        assert_eq!(self.total(), expected, "the product of the dimensions");
+        assert!(*served > 0 && *refused > 0);
+    }
+
+    /// Walks in a forked child, where the state is fresh.
+    fn walk(&mut self, walk: impl FnOnce(&mut Counts)) {
+        let answer = kernel::answer_of_child(|| {
+            let mut counts = Counts::default();
+            walk(&mut counts);
+            format!("{}\n{}\n{}", counts.served, counts.refused, counts.violations.join("\n"))
+        });
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(status) => return self.violations.push(format!("the child that walks: {status}")),
+        };
+        let mut lines = answer.lines();
+        let mut number = || lines.next().unwrap().parse::<usize>().unwrap();
+        self.served += number();
+        self.refused += number();
+        self.violations.extend(lines.filter(|line| !line.is_empty()).map(String::from));
+    }
+
+    /// One guard, judged.
+    fn judge(&mut self, scope: Scope, asked: &Asked, reversible: bool) {
+        let start = kernel::identity();
+        let wrong = match scope.assume(asked.change()) {
+            Ok(guard) => {
+                let inside = kernel::identity();
+                let restored = guard.restore();
+                let as_asked = asked.is(inside.ids, start.ids) && inside.groups == *asked.supplementary.as_ref().unwrap_or(&start.groups);
+                match (reversible, as_asked, restored) {
+                    (true, true, Ok(())) => Ok("served"),
+                    (false, _, _) => Err(format!("served, though it cannot be undone; inside {inside:?}")),
+                    (_, false, _) => Err(format!("not what was asked for: inside {inside:?}")),
+                    (_, _, Err(error)) => Err(error.to_string()),
+                }
+            }
+            Err(error) if reversible => Err(format!("refused, though it can be undone: {error}")),
+            Err(_) => Ok("refused"),
+        };
+        let after = kernel::identity();
+        match wrong {
+            Ok(_) if after != start => self.violations.push(format!("{scope:?} {asked:?} from {start:?}: left as {after:?}")),
+            Ok("served") => self.served += 1,
+            Ok(_) => self.refused += 1,
+            Err(wrong) => self.violations.push(format!("{scope:?} {asked:?} from {start:?}: {wrong}; left as {after:?}")),
+        }
+    }
+}
+
+fn every_start_state_is_served_exactly_or_refused_unchanged() {
+    const OWN_GROUPS: [u32; 2] = [3201, 3202];
+    let mut counts = Counts::default();
+    for privileged in [true, false] {
+        // The measuring thread leaves its state behind, and ends.
+        let mut measured = std::thread::spawn(move || measure(privileged)).join().unwrap();
+        let pairs = VALUES.iter().flat_map(|&real| VALUES.map(|effective| (real, effective)));
+        for (real, effective, saved) in pairs.flat_map(|(real, effective)| VALUES.map(|saved| (real, effective, saved))) {
+            for filesystem in FILESYSTEMS {
+                let filesystem = match filesystem {
+                    Filesystem::Effective => effective,
+                    Filesystem::Real => real,
+                    Filesystem::Saved => saved,
+                    Filesystem::Odd => ODD,
+                };
+                let start = [real, effective, saved, filesystem];
+                let asked = all_asked(&TARGETS, &[GROUPS.to_vec()]);
+                let reversible: Vec<bool> = asked.iter().map(|asked| measured.is_reversible(start, &OWN_GROUPS, asked)).collect();
+                counts.walk(|counts| {
+                    kernel::start_from(start, &OWN_GROUPS);
+                    if !privileged {
+                        kernel::give_up_capabilities(kernel::CAP_SETGID);
+                    }
+                    for (asked, &reversible) in asked.iter().zip(&reversible) {
+                        SCOPES.iter().for_each(|&scope| counts.judge(scope, asked, reversible));
+                    }
+                });
+            }
+        }
+    }
+    let starts = VALUES.len().pow(3) * FILESYSTEMS.len() * 2;
+    counts.report(starts * SHAPES.len() * TARGETS.len() * 2 * SCOPES.len());
+}
+
+/// An ordinary user has one start state, its own, and in a user namespace of its own another one.
+fn every_change_of_an_ordinary_user_is_served_exactly_or_refused_unchanged() {
+    walk_from_here("an ordinary user");
+    if !kernel::passes_in_own_namespace(|| walk_from_here("in a user namespace of its own")) {
+        println!("= no user namespace can be made here");
+    }
+}
+
+fn walk_from_here(who: &str) {
+    let start = kernel::identity();
+    let targets = [start.ids[0], 1, OUTSIDE, u32::MAX];
+    // In the namespace `setgroups` is denied, and groups of outside show as 65534.
+    let lists = [GROUPS.to_vec()].into_iter().chain(Some(start.groups.clone()).filter(|_| !kernel::setgroups_denied()));
+    let lists: Vec<Vec<u32>> = lists.collect();
+    let mut measured = measure_from_here(&[start.ids[0], 1, OUTSIDE], &lists);
+    let mut counts = Counts::default();
+    for asked in all_asked(&targets, &lists) {
+        let reversible = measured.is_reversible(start.ids, &start.groups, &asked);
+        for scope in SCOPES {
+            counts.walk(|counts| counts.judge(scope, &asked, reversible));
+        }
+    }
+    println!("= {who}:");
+    counts.report(SHAPES.len() * targets.len() * (1 + lists.len()) * SCOPES.len());
+}
