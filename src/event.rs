@@ -3,6 +3,7 @@
 //! A subscriber may open its file on the first event, and would create it as that group.
 
 use tracing::Level;
+use tracing::level_filters::LevelFilter;
 
 use crate::change::{Applied, GroupChange};
 use crate::error::Error;
@@ -10,6 +11,11 @@ use crate::permanent::{DropReport, PermanentDrop};
 use crate::scope::Kind;
 
 const TARGET: &str = "privilege_guard";
+
+/// Whether there may be anybody to tell the end of a guard to; asks nobody.
+pub(crate) fn may_be_awaited() -> bool {
+    LevelFilter::current() >= Level::DEBUG
+}
 
 /// Whether the end of a guard would be told to anybody.
 pub(crate) fn is_awaited() -> bool {

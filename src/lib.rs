@@ -31,6 +31,8 @@ pub mod docs {
     pub mod security {}
     #[doc = include_str!("../docs/performance.md")]
     pub mod performance {}
+    #[doc = include_str!("../docs/performance.md")]
+    pub mod performance {}
 }
 
 pub use change::GroupChange;
