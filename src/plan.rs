@@ -89,8 +89,8 @@ pub(crate) fn plan(ids: GroupIds, named: Named, opaque: bool) -> Result<Plan, Un
     let keeps_all = |saved: Gid| originals.iter().all(|&gid| !nameable(gid) || [real, effective, saved].contains(&gid));
 
     // The saved id stays where it can; else it keeps the one id that would be lost.
-    let parked = originals.into_iter().find(|&gid| nameable(gid) && nameable(ids.saved) && keeps_all(gid));
-    let saved = if keeps_all(ids.saved) { ids.saved } else { parked.unwrap_or(ids.saved) };
+    let parked = || originals.into_iter().find(|&gid| nameable(gid) && nameable(ids.saved) && keeps_all(gid));
+    let saved = if keeps_all(ids.saved) { ids.saved } else { parked().unwrap_or(ids.saved) };
 
     // An id that shows as one of the three may be another one, without a mapping; then the kernel will say so.
     let held = |gid: Gid| originals.contains(&gid);
