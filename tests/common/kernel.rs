@@ -90,7 +90,7 @@ pub fn raw_setresuid(real: Option<u32>, effective: Option<u32>, saved: Option<u3
 /// Whether it took effect; the call itself does not say.
 pub fn raw_setfsgid(gid: u32) -> bool {
     _ = call(libc::SYS_setfsgid, [arg(Some(gid)), 0, 0]);
-    ids()[3] == gid
+    filesystem_id() == gid
 }
 
 pub fn raw_setgroups(groups: &[u32]) -> Result<(), i32> {
@@ -107,6 +107,78 @@ pub fn start_from(ids: Ids, groups: &[u32]) {
     raw_setresgid(Some(ids[0]), Some(ids[1]), Some(ids[2])).expect("setresgid");
     assert!(raw_setfsgid(ids[3]), "setfsgid");
     assert_eq!(identity().ids, ids);
+}
+
+/// Real, effective, saved, filesystem, without `/proc`.
+pub fn ids_by_calls() -> Ids {
+    let [real, effective, saved] = getresgid();
+    [real, effective, saved, filesystem_id()]
+}
+
+/// The calling thread's filesystem id, without `/proc`.
+pub fn filesystem_id() -> u32 {
+    call(libc::SYS_setfsgid, [arg(None), 0, 0]).expect("setfsgid") as u32
+}
+
+/// All that a guard promises to put back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    pub identity: Identity,
+    pub death_signal: i32,
+}
+
+/// The calling thread's.
+pub fn state() -> State {
+    State { identity: identity(), death_signal: death_signal() }
+}
+
+/// All that a refused change must leave alone, of one thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadState {
+    pub thread: i32,
+    pub identity: Identity,
+    pub privileges: Privileges,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Privileges {
+    /// Real, effective, saved, filesystem.
+    pub users: [u32; 4],
+    /// Inheritable, permitted, effective, bounding, ambient.
+    pub capabilities: [u64; 5],
+    pub no_new_privs: bool,
+}
+
+impl Privileges {
+    /// Whether some of these capabilities (a mask) are held: inheritable, permitted or ambient.
+    pub fn hold(&self, mask: u64) -> bool {
+        let [inheritable, permitted, _, _, ambient] = self.capabilities;
+        (inheritable | permitted | ambient) & mask != 0
+    }
+}
+
+/// Every thread of this process, the main one first.
+pub fn all_threads() -> Vec<ThreadState> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("/proc");
+    let name = |task: std::io::Result<std::fs::DirEntry>| task.expect("an entry").file_name().into_string().expect("a number");
+    let mut threads: Vec<i32> = tasks.map(|task| name(task).parse().expect("a thread id")).collect();
+    threads.sort_unstable_by_key(|&thread| (thread.unsigned_abs() != std::process::id(), thread));
+    let state = |thread| ThreadState { thread, identity: identity_of(thread), privileges: privileges_of(thread) };
+    threads.into_iter().map(state).collect()
+}
+
+fn privileges_of(thread: i32) -> Privileges {
+    let status = read_to_string(format!("/proc/self/task/{thread}/status")).expect("status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        line.unwrap_or_else(|| panic!("no {name} in status"))
+    };
+    let users: Vec<u32> = field("Uid").split_whitespace().map(|user| user.parse().expect("a number")).collect();
+    Privileges {
+        users: users.try_into().expect("four ids"),
+        capabilities: ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| u64::from_str_radix(field(set), 16).expect("a mask")),
+        no_new_privs: field("NoNewPrivs") == "1",
+    }
 }
 
 pub fn death_signal() -> i32 {
@@ -151,6 +223,18 @@ pub fn give_up_capabilities(mask: u64) {
     });
 }
 
+/// Takes capabilities (a mask) from the calling thread's effective set only: held, but not in use.
+pub fn lower_capabilities(mask: u64) {
+    let sets = capabilities();
+    set_capabilities(Capabilities { effective: sets.effective & !mask, ..sets });
+}
+
+/// Puts capabilities (a mask) of the permitted set into the effective one.
+pub fn raise_capabilities(mask: u64) {
+    let sets = capabilities();
+    set_capabilities(Capabilities { effective: sets.effective | sets.permitted & mask, ..sets });
+}
+
 /// Makes the calling thread an ordinary user's, with no capability: all user ids, all group ids, no supplementary groups. Needs root.
 pub fn become_user(uid: u32, gid: u32) {
     start_from([gid; 4], &[]);
@@ -187,6 +271,11 @@ pub fn group_of_new_file() -> u32 {
 
 /// Runs `f` in a forked child. It ends with `f`'s exit code, or 101 where `f` panics.
 pub fn in_child(f: impl FnOnce() -> i32) -> ExitStatus {
+    wait(fork(f))
+}
+
+/// Returns the child's id.
+fn fork(f: impl FnOnce() -> i32) -> i32 {
     // SAFETY: a case's process has one thread when it forks, or the child does nothing that a lock of another thread could block.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
@@ -194,13 +283,111 @@ pub fn in_child(f: impl FnOnce() -> i32) -> ExitStatus {
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(101);
             std::process::exit(code)
         }
-        child => {
-            let mut status = 0;
-            // SAFETY: a valid pointer.
-            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-            ExitStatus::from_raw(status)
-        }
+        child => child,
     }
+}
+
+fn wait(child: i32) -> ExitStatus {
+    let mut status = 0;
+    // SAFETY: a valid pointer.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    ExitStatus::from_raw(status)
+}
+
+/// Puts an empty folder over `/proc`, for the calling process only. Needs root.
+pub fn hide_proc() {
+    let none = std::ptr::null();
+    // SAFETY: numbers and valid C strings.
+    unsafe {
+        assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
+        assert_eq!(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()), 0);
+        assert_eq!(libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()), 0);
+    }
+}
+
+/// What `f` returns in a forked child; or how that ended, where it did not return.
+pub fn answer_of_child(f: impl FnOnce() -> String) -> Result<String, ExitStatus> {
+    use std::io::{Read, Seek, Write};
+    let mut answer = tempfile::tempfile().expect("a temporary file");
+    let status = in_child(|| {
+        (&answer).write_all(f().as_bytes()).expect("a temporary file");
+        0
+    });
+    let mut text = String::new();
+    answer.rewind().expect("a temporary file");
+    answer.read_to_string(&mut text).expect("a temporary file");
+    if status.success() { Ok(text) } else { Err(status) }
+}
+
+/// Runs `f` in a forked child, where a panic fails the case.
+pub fn passes_in_child(f: impl FnOnce()) {
+    let status = in_child(|| {
+        f();
+        0
+    });
+    assert!(status.success(), "in a forked child: {status}");
+}
+
+/// A user namespace for a forked child (`user_namespaces(7)`), as its parent sets it up.
+#[derive(Clone, Copy, Debug)]
+pub struct Namespace<'a> {
+    /// The child's group ids before it enters, as they are outside.
+    pub ids: Ids,
+    pub groups: &'a [u32],
+    pub gid_map: &'a str,
+    pub denies_setgroups: bool,
+}
+
+/// Runs `f` in a forked child in this namespace, with every capability there; a panic fails the case. Needs root.
+pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
+    use std::io::{Read, Write};
+    let (mut inside, mut outside) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+    let mapper = fork(|| {
+        let mut child = [0; 4];
+        outside.read_exact(&mut child).expect("the child's id");
+        let write = |file: &str, text: &str| {
+            let path = format!("/proc/{}/{file}", u32::from_ne_bytes(child));
+            std::fs::write(&path, text).expect(&path);
+        };
+        write("setgroups", if namespace.denies_setgroups { "deny" } else { "allow" });
+        write("uid_map", "0 0 4294967295");
+        write("gid_map", namespace.gid_map);
+        outside.write_all(&[0]).expect("a socket");
+        0
+    });
+    passes_in_child(|| {
+        start_from(namespace.ids, namespace.groups);
+        enter_user_namespace();
+        inside.write_all(&std::process::id().to_ne_bytes()).expect("a socket");
+        inside.read_exact(&mut [0]).expect("the maps");
+        f();
+    });
+    assert!(wait(mapper).success());
+}
+
+fn enter_user_namespace() {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Runs `f` in a forked child in a user namespace that anybody may make: it maps the own user and group, to 0, and denies `setgroups`.
+/// False where the system allows no such namespaces.
+pub fn passes_in_own_namespace(f: impl FnOnce()) -> bool {
+    // SAFETY: numbers only.
+    let allowed = in_child(|| unsafe { libc::unshare(libc::CLONE_NEWUSER) }).success();
+    if allowed {
+        // SAFETY: no arguments.
+        let user = unsafe { libc::geteuid() };
+        let group = getresgid()[1];
+        passes_in_child(|| {
+            enter_user_namespace();
+            std::fs::write("/proc/self/setgroups", "deny").expect("setgroups");
+            std::fs::write("/proc/self/uid_map", format!("0 {user} 1")).expect("uid_map");
+            std::fs::write("/proc/self/gid_map", format!("0 {group} 1")).expect("gid_map");
+            f();
+        });
+    }
+    allowed
 }
 
 /// Asserts that `f` aborts its process, and returns what it wrote to stderr.
