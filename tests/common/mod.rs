@@ -22,6 +22,9 @@ const CASE: &str = "PRIVILEGE_GUARD_CASE";
 /// What a case may take before it is taken for hung, and killed.
 const LONGEST: Duration = Duration::from_secs(300);
 
+/// The exit code of a case that ignores itself.
+const IGNORED: i32 = 77;
+
 /// What a case needs; where it is not there, the case is ignored and says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
@@ -98,7 +101,7 @@ pub fn main(cases: &'static [Case]) -> ExitCode {
     let trials = cases.iter().map(|case| {
         Trial::ignorable_test(case.name, move || match missing(case.needs) {
             Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => run_alone(case.name).map(|()| Completion::Completed),
+            None => run_alone(case.name),
         })
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
@@ -117,7 +120,7 @@ fn declared_as_is() -> Result<(), String> {
 }
 
 /// Runs the case in a process of its own. What it prints is shown where it fails; lines that begin with `= ` always.
-fn run_alone(name: &str) -> Result<(), Failed> {
+fn run_alone(name: &str) -> Result<Completion, Failed> {
     let output = tempfile::tempfile().map_err(|error| error.to_string())?;
     let copy = || output.try_clone().map(Stdio::from).map_err(|error| error.to_string());
     let mut child = Command::new(std::env::current_exe().map_err(|error| error.to_string())?)
@@ -144,7 +147,17 @@ fn run_alone(name: &str) -> Result<(), Failed> {
     for line in printed.lines().filter(|line| line.starts_with("= ")) {
         println!("{name}: {}", &line[2..]);
     }
-    if status == "exit status: 0" { Ok(()) } else { Err(format!("{status}\n{printed}").into()) }
+    match status.as_str() {
+        "exit status: 0" => Ok(Completion::Completed),
+        status if status == format!("exit status: {IGNORED}") => Ok(Completion::ignored_with(printed.lines().last().unwrap_or_default())),
+        _ => Err(format!("{status}\n{printed}").into()),
+    }
+}
+
+/// Of a case that finds out on its way that the machine cannot do what it needs: it is reported as ignored.
+pub fn ignore(reason: &str) -> ! {
+    println!("{reason}");
+    std::process::exit(IGNORED)
 }
 
 fn read_all(mut file: std::fs::File) -> String {
