@@ -62,15 +62,8 @@ enum Operation {
     },
 }
 
-const OF_GUARDS: [Operation; 7] = [
-    Operation::Assume,
-    Operation::Nested,
-    Operation::SwitchTo,
-    Operation::Restore,
-    Operation::Run,
-    Operation::Drop,
-    Operation::DropOfBoth,
-];
+const OF_GUARDS: [Operation; 7] =
+    [Operation::Assume, Operation::Nested, Operation::SwitchTo, Operation::Restore, Operation::Run, Operation::Drop, Operation::DropOfBoth];
 
 const KEEPING_THE_USER: [Operation; 2] = [Operation::DropPermanently, Operation::Apply { user: None, keeps_capabilities: false }];
 
