@@ -184,12 +184,15 @@ impl Wish {
         let [real, effective, saved, filesystem] = before.ids;
         let names_ids = self.real.is_some() || self.effective.is_some();
         let [wanted_real, wanted_effective] = [self.real.unwrap_or(real), self.effective.unwrap_or(effective)];
-        let mut groups = self.groups.clone().unwrap_or(before.groups.clone());
-        groups.sort_unstable();
+        // The kernel sorts by what the groups are outside the namespace.
+        let sorted = |mut groups: Vec<u32>| {
+            groups.sort_unstable();
+            groups
+        };
         now.ids[..2] == [wanted_real, wanted_effective]
             && now.ids[3] == if names_ids { wanted_effective } else { filesystem }
             && (names_ids || now.ids[2] == saved)
-            && now.groups == groups
+            && sorted(now.groups) == sorted(self.groups.clone().unwrap_or(before.groups.clone()))
     }
 
     /// Whether raw calls lead there and back: the way in with each saved id there may be, the way back with what the kernel takes.
