@@ -82,7 +82,8 @@ fn as_many_groups_as_there_may_be() {
     check().drops(&ANYTHING);
 }
 
-const THREE_IDS: [u32; 4] = [33, 7, 9, 7];
+/// The filesystem id is not the effective one.
+const THREE_IDS: [u32; 4] = [33, 7, 9, 9];
 
 fn three_different_ids() {
     kernel::start_from(THREE_IDS, &[7]);
@@ -160,6 +161,8 @@ fn wishes(groups: &[u32], supplementary: &[u32]) -> Vec<Wish> {
         wishes.push(Wish { real: Some(group), effective: Some(group), ..nothing() });
     }
     wishes.push(Wish { real: Some(groups[0]), effective: groups.get(1).copied(), ..nothing() });
+    let last = groups.last().copied();
+    wishes.push(Wish { real: last, effective: last, groups: Some(vec![]) });
     for list in [vec![], supplementary.to_vec(), vec![OTHER_GROUP]] {
         wishes.push(Wish { groups: Some(list.clone()), ..nothing() });
         wishes.push(Wish { real: Some(groups[0]), effective: Some(groups[0]), groups: Some(list) });
