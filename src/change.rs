@@ -82,7 +82,7 @@ impl GroupChange {
         I: IntoIterator,
         I::Item: Into<Gid>,
     {
-        self.supplementary = Some(groups.into_iter().map(Into::into).collect());
+        self.supplementary = Some(few_groups(groups));
         self
     }
 
@@ -145,11 +145,20 @@ impl GroupChange {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let groups = self.supplementary.as_deref().unwrap_or_default();
         if groups.len() > MOST_GROUPS {
-            return Err(Error::TooManyGroups { asked: groups.len() });
+            return Err(Error::TooManyGroups);
         }
         let named = [self.named.real, self.named.effective].into_iter().flatten();
         named.chain(groups.iter().copied()).try_for_each(|gid| valid(gid).map(drop))
     }
+}
+
+/// As many of them as it takes to see that they are too many.
+pub(crate) fn few_groups<I>(groups: I) -> Vec<Gid>
+where
+    I: IntoIterator,
+    I::Item: Into<Gid>,
+{
+    groups.into_iter().take(MOST_GROUPS + 1).map(Into::into).collect()
 }
 
 impl fmt::Display for GroupChange {
@@ -253,7 +262,7 @@ impl Applied {
         self.confirm_ids(&next, now.inside).inspect_err(|_| {
             let back = ResGid { saved: saved.and(Some(now.inside.saved)), ..now.set };
             let undone = self.scope.set_ids(back).map_err(io::Error::from);
-            let undone = undone.and_then(|()| self.signal.set().map_err(io::Error::from));
+            let undone = undone.and_then(|()| self.signal.set_and_confirm());
             let undone = undone.and_then(|()| reads_as(now.inside, next.inside));
             undone.unwrap_or_else(|source| last_words::abort(&self.not_restored("setresgid", source)));
         })?;
@@ -487,6 +496,7 @@ mod tests {
             assert!(matches!(change.check(), Err(Error::InvalidGid)), "{change}");
         }
         assert!(GroupChange::new().supplementary(0..65536).check().is_ok());
-        assert!(matches!(GroupChange::new().supplementary(0..65537).check(), Err(Error::TooManyGroups { asked: 65537 })));
+        assert!(matches!(GroupChange::new().supplementary(0..65537).check(), Err(Error::TooManyGroups)));
+        assert!(matches!(GroupChange::new().supplementary(0..).check(), Err(Error::TooManyGroups)));
     }
 }

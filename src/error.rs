@@ -42,11 +42,8 @@ pub enum Error {
     },
 
     /// More supplementary groups than a process may have (`NGROUPS_MAX`). Nothing changed.
-    #[error("{asked} supplementary groups are asked for, and Linux allows 65536")]
-    TooManyGroups {
-        /// How many were asked for.
-        asked: usize,
-    },
+    #[error("more than 65536 supplementary groups are asked for, and Linux allows no more")]
+    TooManyGroups,
 
     /// An id or group of the change has no mapping in this user namespace. Nothing changed.
     #[error("cannot change to {asked} (ids now: {ids}): not mapped in this user namespace; /proc/self/gid_map lists what is")]
@@ -311,7 +308,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         use io::ErrorKind::*;
         let kind = match &error {
-            Error::InvalidGid | Error::NotAGid { .. } | Error::TooManyGroups { .. } | Error::NoMapping { .. } => InvalidInput,
+            Error::InvalidGid | Error::NotAGid { .. } | Error::TooManyGroups | Error::NoMapping { .. } => InvalidInput,
             Error::Ambiguous { .. } | Error::InsideThreadGuard | Error::InnerGuardAlive => InvalidInput,
             Error::InvalidUid | Error::GuardsAlive => InvalidInput,
             Error::UnknownGroup { .. } | Error::UnknownAccount { .. } => NotFound,

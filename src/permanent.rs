@@ -7,12 +7,13 @@ use std::io;
 use nix::unistd;
 use rustix::thread::CapabilitySet;
 
-use crate::change::{Applied, GroupChange, sorted};
+use crate::change::{Applied, GroupChange, few_groups, sorted};
 use crate::error::{Denial, Error, not_done};
 use crate::guard::GroupGuard;
 use crate::ids::{Gid, supplementary_groups};
 use crate::plan::ResGid;
 use crate::scope::{self, Kind};
+use crate::stack::Undo;
 use crate::threads::{Seen, holds_setgid};
 use crate::{last_words, namespace, threads};
 
@@ -89,7 +90,7 @@ impl PermanentDrop {
         I: IntoIterator,
         I::Item: Into<Gid>,
     {
-        self.supplementary = Some(groups.into_iter().map(Into::into).collect());
+        self.supplementary = Some(few_groups(groups));
         self
     }
 
@@ -318,7 +319,11 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
         // To what they are already: whether they may be set at all.
         scope::set_capabilities(scope::read_capabilities()?).map_err(|errno| failed("capset", errno.into()))?;
     }
-    applied.extend(&change, asked.group)?;
+    if let Err(error) = applied.extend(&change, asked.group) {
+        // Without CAP_SETGID there may be no way back from there.
+        let undoable = road.sets_groups || applied.undo().is_ok();
+        return Err(if undoable { error.into() } else { still_privileged(error.to_string()) });
+    }
 
     // Where no CAP_SETGID was needed to come here, none is there to go back with.
     let mut undoable = road.sets_groups;
@@ -333,13 +338,13 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
     if road.bounding_set {
         step("prctl(PR_CAPBSET_DROP)", drop_from_bounding_set())?;
     }
+    if asked.no_new_privs {
+        step("prctl(PR_SET_NO_NEW_PRIVS)", set_no_new_privs())?;
+    }
     if let Some(user) = asked.user {
         step("setresuid", become_user(user))?;
     }
     step("capset", give_up(road.takes))?;
-    if asked.no_new_privs {
-        step("prctl(PR_SET_NO_NEW_PRIVS)", set_no_new_privs())?;
-    }
     step("prctl(PR_SET_PDEATHSIG)", applied.set_signal_again())?;
 
     let threads = prove(asked, road, new_groups.as_deref()).map_err(still_privileged)?;
@@ -473,7 +478,7 @@ fn try_to_get_back(group: Gid, old_ids: [Gid; 4], old_groups: &[Gid]) -> usize {
     let mut expect_refusal = |call: &str, gid: Option<Gid>, is_refused: bool| {
         if !is_refused {
             let group = gid.map_or("the old groups".into(), |gid| gid.to_string());
-            last_words::abort(&Error::StillPrivileged { finding: format!("{call} gave {group} back") });
+            last_words::abort(&Error::StillPrivileged { finding: format!("{call} may have given {group} back") });
         }
         refused += 1;
     };

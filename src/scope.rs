@@ -20,9 +20,9 @@ pub trait Scope: sealed::Sealed {}
 /// All threads of the process, through libc (`setresgid(3)` there interrupts and waits for each one, `nptl(7)`).
 ///
 /// # Warning
-/// Blocking calls of other threads that are never restarted, such as `poll`, return `EINTR`. Every thread must be allowed
-/// what the calling one is: where one may set the ids and another may not (a seccomp filter or capabilities of its own),
-/// glibc aborts the process. Use [`Thread`] there.
+/// Calls of other threads that are never restarted, such as `poll`, return `EINTR`. Every thread must be allowed what the calling one is: where one
+/// may set the ids and another may not (its own seccomp filter, its own capabilities), glibc aborts the process; where no signal can be queued
+/// (`RLIMIT_SIGPENDING`), glibc leaves threads out. Use [`Thread`] there.
 #[derive(Debug)]
 pub enum Process {}
 

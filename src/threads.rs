@@ -67,8 +67,12 @@ const PF_IO_WORKER: u32 = 0x10;
 pub(crate) fn all() -> Result<Vec<Seen>, Error> {
     let unreadable = |error| Error::Proc { source: io::Error::other(error) };
     let tasks = Process::myself().and_then(|process| process.tasks()).map_err(unreadable)?;
-    // A thread that ended since it was listed is none any more.
-    let seen = tasks.map(|task| task.and_then(|task| see(task.tid))).filter(|seen| !matches!(seen, Err(error) if has_ended(error)));
+    // A thread that has ended is none any more, also the main thread, which is shown until the process ends.
+    let is_over = |seen: &Result<Seen, ProcError>| match seen {
+        Ok(seen) => seen.status.state.starts_with(['Z', 'X']),
+        Err(error) => has_ended(error),
+    };
+    let seen = tasks.map(|task| task.and_then(|task| see(task.tid))).filter(|seen| !is_over(seen));
     let mut seen = seen.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     let caller = rustix::thread::gettid().as_raw_nonzero().get();
     match seen.iter().position(|seen| seen.status.pid == caller) {

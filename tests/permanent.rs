@@ -348,7 +348,7 @@ fn values_that_mean_leave_alone_are_refused() {
     assert!(matches!(refused(|| PermanentDrop::to_group(u32::MAX).apply()), Error::InvalidGid));
     assert!(matches!(refused(|| PermanentDrop::to_group(33).user(u32::MAX).apply()), Error::InvalidUid));
     assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary([u32::MAX]).apply()), Error::InvalidGid));
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary(0..65537).apply()), Error::TooManyGroups { .. }));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary(0..65537).apply()), Error::TooManyGroups));
     assert!(matches!(PermanentDrop::to_account("no-such-account"), Err(Error::UnknownAccount { .. })));
 }
 

@@ -167,6 +167,55 @@ pub fn state() -> State {
     State { identity: identity(), death_signal: death_signal() }
 }
 
+/// All that a refused change must leave alone, of one thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadState {
+    pub thread: i32,
+    pub identity: Identity,
+    pub privileges: Privileges,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Privileges {
+    /// Real, effective, saved, filesystem.
+    pub users: [u32; 4],
+    /// Inheritable, permitted, effective, bounding, ambient.
+    pub capabilities: [u64; 5],
+    pub no_new_privs: bool,
+}
+
+impl Privileges {
+    /// Whether some of these capabilities (a mask) are held: inheritable, permitted or ambient.
+    pub fn hold(&self, mask: u64) -> bool {
+        let [inheritable, permitted, _, _, ambient] = self.capabilities;
+        (inheritable | permitted | ambient) & mask != 0
+    }
+}
+
+/// Every thread of this process, the main one first.
+pub fn all_threads() -> Vec<ThreadState> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("/proc");
+    let name = |task: std::io::Result<std::fs::DirEntry>| task.expect("an entry").file_name().into_string().expect("a number");
+    let mut threads: Vec<i32> = tasks.map(|task| name(task).parse().expect("a thread id")).collect();
+    threads.sort_unstable_by_key(|&thread| (thread.unsigned_abs() != std::process::id(), thread));
+    let state = |thread| ThreadState { thread, identity: identity_of(thread), privileges: privileges_of(thread) };
+    threads.into_iter().map(state).collect()
+}
+
+fn privileges_of(thread: i32) -> Privileges {
+    let status = read_to_string(format!("/proc/self/task/{thread}/status")).expect("status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        line.unwrap_or_else(|| panic!("no {name} in status"))
+    };
+    let users: Vec<u32> = field("Uid").split_whitespace().map(|user| user.parse().expect("a number")).collect();
+    Privileges {
+        users: users.try_into().expect("four ids"),
+        capabilities: ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| u64::from_str_radix(field(set), 16).expect("a mask")),
+        no_new_privs: field("NoNewPrivs") == "1",
+    }
+}
+
 pub fn death_signal() -> i32 {
     let mut signal = 0i32;
     // SAFETY: a valid pointer.

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod attack;
+pub mod fault;
 pub mod guard;
 pub mod kernel;
 pub mod sandbox;
