@@ -338,13 +338,14 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
     if road.bounding_set {
         step("prctl(PR_CAPBSET_DROP)", drop_from_bounding_set())?;
     }
-    if asked.no_new_privs {
-        step("prctl(PR_SET_NO_NEW_PRIVS)", set_no_new_privs())?;
-    }
     if let Some(user) = asked.user {
         step("setresuid", become_user(user))?;
     }
     step("capset", give_up(road.takes))?;
+    // Last: nothing takes it back.
+    if asked.no_new_privs {
+        step("prctl(PR_SET_NO_NEW_PRIVS)", set_no_new_privs())?;
+    }
     step("prctl(PR_SET_PDEATHSIG)", applied.set_signal_again())?;
 
     let threads = prove(asked, road, new_groups.as_deref()).map_err(still_privileged)?;
