@@ -253,27 +253,10 @@ fn a_thread_that_is_named_as_an_io_uring_thread_is_none() {
     assert!(!shown[&other.thread].is_io_uring);
 }
 
-/// An io_uring with a kernel thread that polls it (`IORING_SETUP_SQPOLL`, include/uapi/linux/io_uring.h).
-fn polled_io_uring() -> std::os::fd::OwnedFd {
-    use std::os::fd::FromRawFd;
-    const SQPOLL: u32 = 1 << 1;
-    /// `struct io_uring_params`, of which the third word is the flags.
-    const WORDS: usize = 30;
-    let mut params = [0u32; WORDS];
-    params[2] = SQPOLL;
-    // SAFETY: the pointer is to as much as the kernel reads and writes.
-    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) };
-    if ring < 0 {
-        common::ignore(&format!("needs an io_uring: {}", std::io::Error::last_os_error()));
-    }
-    // SAFETY: a new descriptor.
-    unsafe { std::os::fd::OwnedFd::from_raw_fd(ring as i32) }
-}
-
 fn an_io_uring_thread_is_told_apart() {
     let other = Other::start("other", || ());
     assert!(audit().values().all(|thread| !thread.is_io_uring));
-    let ring = polled_io_uring();
+    let ring = kernel::polled_io_uring();
     let shown = audit();
     let of_io_uring: Vec<_> = shown.values().filter(|thread| thread.is_io_uring).collect();
     let [polls] = of_io_uring[..] else { panic!("{shown:#?}") };
@@ -292,7 +275,7 @@ fn an_io_uring_thread_is_told_apart() {
 
 fn an_io_uring_thread_keeps_its_identity_under_a_process_guard() {
     let start = kernel::identity();
-    let _ring = polled_io_uring();
+    let _ring = kernel::polled_io_uring();
     let guard = GroupGuard::assume(1001).unwrap();
     for thread in audit().values() {
         let expected = if kernel::is_io_worker(thread.thread_id as i32) { start.ids } else { [1001, 1001, start.ids[2], 1001] };

@@ -34,6 +34,7 @@ fn main() -> std::process::ExitCode {
         Root: denied_setgroups_is_in_the_way,
         Root: a_real_user_namespace_is_served,
         Root: no_proc_is_in_the_way,
+        Setgid: a_kernel_thread_of_an_io_uring_is_in_the_way,
         Setgid: each_step_refused_or_faked,
         Setgid: no_new_privs_is_set,
         Setgid: the_death_signal_survives,
@@ -408,6 +409,14 @@ fn no_proc_is_in_the_way() {
     assert!(matches!(PermanentDrop::to_group(33).apply(), Err(Error::Proc { .. })));
     assert!(matches!(GroupGuard::assume(33).unwrap().drop_permanently(), Err(Error::Proc { .. })));
     assert_eq!((kernel::getresgid(), kernel::capabilities()), before);
+}
+
+fn a_kernel_thread_of_an_io_uring_is_in_the_way() {
+    start();
+    let ring = kernel::polled_io_uring();
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::IoUring { .. }));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::IoUring { .. }));
+    drop(ring);
 }
 
 /// Each setting call in turn refused, and answered with success without being made: an error or an abort, and never `Ok`; where the

@@ -443,3 +443,20 @@ pub fn aborts(f: impl FnOnce()) -> String {
     assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}: {text}");
     text
 }
+
+/// An io_uring with a kernel thread that polls it (`IORING_SETUP_SQPOLL`, include/uapi/linux/io_uring.h).
+pub fn polled_io_uring() -> std::os::fd::OwnedFd {
+    use std::os::fd::FromRawFd;
+    const SQPOLL: u32 = 1 << 1;
+    /// `struct io_uring_params`, of which the third word is the flags.
+    const WORDS: usize = 30;
+    let mut params = [0u32; WORDS];
+    params[2] = SQPOLL;
+    // SAFETY: the pointer is to as much as the kernel reads and writes.
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) };
+    if ring < 0 {
+        super::ignore(&format!("needs an io_uring: {}", std::io::Error::last_os_error()));
+    }
+    // SAFETY: a new descriptor.
+    unsafe { std::os::fd::OwnedFd::from_raw_fd(ring as i32) }
+}
