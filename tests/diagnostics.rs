@@ -84,7 +84,9 @@ fn a_wrong_name() {
 }
 
 fn what_the_compiler_says() {
-    compiler_says("A guard without a name", include_str!("compile/unnamed_guard_is_warned_of.stderr"));
+    let unnamed = include_str!("compile/unnamed_guard_is_warned_of.stderr");
+    compiler_says("A guard without a name", unnamed);
+    assert!(unnamed.contains("help: use `let _ = ...` to ignore the resulting value"));
     compiler_says("`let _ =`", include_str!("compile/ended_at_once.stderr"));
     compiler_says("A guard held across an `.await`", include_str!("compile/held_across_an_await.stderr"));
 }
