@@ -2,6 +2,7 @@
 //! [guide]: docs::guide
 //! [semantics]: docs::semantics
 //! [security]: docs::security
+//! [porting]: docs::porting
 //!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
@@ -29,8 +30,8 @@ pub mod docs {
     pub mod semantics {}
     #[doc = include_str!("../docs/security.md")]
     pub mod security {}
-    #[doc = include_str!("../docs/performance.md")]
-    pub mod performance {}
+    #[doc = include_str!("../docs/porting.md")]
+    pub mod porting {}
     #[doc = include_str!("../docs/performance.md")]
     pub mod performance {}
 }

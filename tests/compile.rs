@@ -11,7 +11,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 const MADE_WITH: &str = "rustc 1.95.";
 
 /// Each program, and what every compiler says of it.
-const REASONS: [(&str, &str); 7] = [
+const REASONS: [(&str, &str); 8] = [
     ("moved_into_a_thread", "cannot be sent between threads safely"),
     ("process_guard_moved_into_a_thread", "cannot be sent between threads safely"),
     ("shared_with_a_thread", "cannot be shared between threads safely"),
@@ -19,6 +19,7 @@ const REASONS: [(&str, &str); 7] = [
     ("group_of_another_integer", "the trait bound"),
     ("ended_twice", "use of moved value"),
     ("unnamed_guard_is_warned_of", "that must be used"),
+    ("ended_at_once", "non-binding let on a type that has a destructor"),
 ];
 
 fn main() -> std::process::ExitCode {

@@ -1,0 +1,161 @@
+//! "When it says no" of docs/guide.md: each message that it quotes, beside the same one made now.
+
+mod common;
+
+use common::kernel::{self, CAP_SETGID, Namespace};
+use common::sandbox;
+use common::sibling::Sibling;
+use privilege_guard::{Error, Gid, GroupChange, GroupGuard, PermanentDrop};
+
+fn main() -> std::process::ExitCode {
+    common::main(cases![
+        Nothing: every_quote_is_compared,
+        Nothing: no_privilege,
+        Nothing: a_wrong_name,
+        Nothing: what_the_compiler_says,
+        Nothing: a_named_guard_lives_and_an_unnamed_one_does_not,
+        Nothing: another_thread_has_a_guard,
+        Nothing: a_process_guard_inside_a_thread_guard,
+        Setgid: a_drop_with_other_threads,
+        Nothing: a_leaked_guard,
+        Nothing: the_group_that_means_leave_alone,
+        Nothing: a_group_that_is_not_mapped,
+        Root: an_id_that_could_not_be_put_back,
+        Setgid: a_way_back_that_is_refused,
+    ])
+}
+
+fn section() -> &'static str {
+    let (_, section) = include_str!("../docs/guide.md").split_once("\n## When it says no\n").expect("the section");
+    section.split("\n## ").next().unwrap_or_default()
+}
+
+/// The quote under this heading.
+fn quote(heading: &str) -> &'static str {
+    let (_, rest) = section().split_once(&format!("\n### {heading}\n")).expect(heading);
+    let rest = rest.split("\n### ").next().unwrap_or_default();
+    let (_, quote) = rest.split_once("```text\n").expect("a quote");
+    quote.split_once("```").expect("its end").0
+}
+
+/// Broken into lines anyhow, with a placeholder for the ids of this run and of its threads.
+fn normal(text: &str) -> String {
+    let mut before = "";
+    let words = text.split_whitespace().map(|word| {
+        let id = ["thread", "real", "effective", "saved", "filesystem"].contains(&before);
+        before = word.trim_start_matches('(');
+        let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
+        if id && rest != word { format!("N{rest}") } else { word.to_owned() }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[track_caller]
+fn says(heading: &str, message: impl std::fmt::Display) {
+    let message = message.to_string();
+    assert_eq!(normal(&message), normal(quote(heading)), "{message}");
+}
+
+/// Each line of the quote is one of the compiler's.
+#[track_caller]
+fn compiler_says(heading: &str, said: &str) {
+    for line in quote(heading).lines() {
+        assert!(said.lines().any(|said| said.trim() == line.trim()), "{line}");
+    }
+}
+
+fn every_quote_is_compared() {
+    let this = include_str!("diagnostics.rs");
+    let headings: Vec<&str> = section().lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(headings.len(), 13);
+    assert_eq!(section().matches("```text").count(), headings.len());
+    for heading in headings {
+        assert_eq!(this.matches(&format!("says(\"{heading}\", ")).count(), 1, "{heading}");
+    }
+}
+
+fn no_privilege() {
+    kernel::give_up_capabilities(CAP_SETGID);
+    says("No privilege", GroupGuard::assume(1004).unwrap_err());
+}
+
+fn a_wrong_name() {
+    says("A name that no group has", Gid::from_group_name("wwwdata").unwrap_err());
+}
+
+fn what_the_compiler_says() {
+    let unnamed = include_str!("compile/unnamed_guard_is_warned_of.stderr");
+    compiler_says("A guard without a name", unnamed);
+    assert!(unnamed.contains("help: use `let _ = ...` to ignore the resulting value"));
+    compiler_says("`let _ =`", include_str!("compile/ended_at_once.stderr"));
+    compiler_says("A guard held across an `.await`", include_str!("compile/held_across_an_await.stderr"));
+}
+
+fn a_named_guard_lives_and_an_unnamed_one_does_not() {
+    let outer = GroupChange::new().assume().unwrap();
+    let _named = GroupChange::new().assume().unwrap();
+    assert!(matches!(outer.restore(), Err(Error::InnerGuardAlive)));
+    drop(_named);
+    let outer = GroupChange::new().assume().unwrap();
+    let _ = GroupChange::new().assume().unwrap();
+    outer.restore().unwrap();
+}
+
+fn another_thread_has_a_guard() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let other = std::thread::Builder::new().name("reports".into()).spawn(move || {
+        let _guard = GroupChange::new().assume().unwrap();
+        tell.send(()).unwrap();
+        // Also where the sender is dropped.
+        _ = ended.recv();
+    });
+    told.recv().unwrap();
+    says("A guard of another thread", GroupChange::new().assume().unwrap_err());
+    drop(end);
+    other.unwrap().join().unwrap();
+    GroupChange::new().assume().unwrap().restore().unwrap();
+}
+
+fn a_process_guard_inside_a_thread_guard() {
+    let _guard = GroupChange::new().assume_on_thread().unwrap();
+    says("A process guard inside a thread guard", GroupChange::new().assume().unwrap_err());
+    GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
+}
+
+fn a_drop_with_other_threads() {
+    let _other = Sibling::start();
+    says("A drop with other threads", PermanentDrop::to_group(1004).apply().unwrap_err());
+}
+
+fn a_leaked_guard() {
+    let outer = GroupChange::new().assume().unwrap();
+    std::mem::forget(GroupChange::new().assume().unwrap());
+    says("A leaked guard", outer.restore().unwrap_err());
+}
+
+fn the_group_that_means_leave_alone() {
+    says("Group `-1`", GroupGuard::assume(u32::MAX).unwrap_err());
+}
+
+fn a_group_that_is_not_mapped() {
+    let ran = kernel::passes_in_own_namespace(|| {
+        says("A group that is not mapped", GroupGuard::assume(1004).unwrap_err());
+    });
+    if !ran {
+        common::ignore("no user namespace can be made here");
+    }
+}
+
+fn an_id_that_could_not_be_put_back() {
+    let namespace = Namespace { ids: [1000; 4], groups: &[], gid_map: "0 0 1000\n1001 1001 9000\n", denies_setgroups: false };
+    kernel::passes_in(namespace, || {
+        says("An id that could not be put back", GroupGuard::assume(1004).unwrap_err());
+    });
+}
+
+fn a_way_back_that_is_refused() {
+    kernel::start_from([3; 4], &[]);
+    sandbox::refuse(libc::SYS_setresgid, &[(1, 3)]);
+    says("A way back that is refused", kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap())));
+}
