@@ -2,6 +2,8 @@
 //! [guide]: docs::guide
 //! [semantics]: docs::semantics
 //! [security]: docs::security
+//! [performance]: docs::performance
+//! [testing]: docs::testing
 //!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
@@ -31,8 +33,8 @@ pub mod docs {
     pub mod security {}
     #[doc = include_str!("../docs/performance.md")]
     pub mod performance {}
-    #[doc = include_str!("../docs/performance.md")]
-    pub mod performance {}
+    #[doc = include_str!("../docs/testing.md")]
+    pub mod testing {}
 }
 
 pub use change::GroupChange;
