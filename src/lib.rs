@@ -3,6 +3,8 @@
 //! [semantics]: docs::semantics
 //! [security]: docs::security
 //! [porting]: docs::porting
+//! [performance]: docs::performance
+//! [testing]: docs::testing
 //!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
@@ -34,6 +36,8 @@ pub mod docs {
     pub mod porting {}
     #[doc = include_str!("../docs/performance.md")]
     pub mod performance {}
+    #[doc = include_str!("../docs/testing.md")]
+    pub mod testing {}
 }
 
 pub use change::GroupChange;

@@ -3,6 +3,7 @@
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::Duration;
 
 use common::kernel::{self, CAP_SETGID, Ids};
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
         Setgid: what_cannot_be_undone,
         Nothing: the_calls_in_the_table_compile,
         Nothing: the_numbers_and_the_commands_are_so,
+        Nothing: the_tests_that_the_pages_name_are_there,
     ])
 }
 
@@ -168,4 +170,26 @@ fn the_numbers_and_the_commands_are_so() {
     // .ci/run runs what stands there.
     assert!(README.contains("\n```sh\ncargo run --example temporary_change\ncargo test\n```\n"));
     assert_eq!(README.matches("```sh").count(), 1);
+}
+
+fn the_tests_that_the_pages_name_are_there() {
+    let file = |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
+    let Ok(security) = file("docs/security.md") else { common::ignore("needs the folder that it was built from") };
+    let in_backticks = |page: &str| page.split('`').skip(1).step_by(2).map(String::from).collect::<Vec<_>>();
+
+    let is_word = |text: &str| text.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
+    let named = in_backticks(&security);
+    let named: Vec<_> =
+        named.iter().filter_map(|name| name.split_once("::").filter(|(file, case)| is_word(file) && is_word(case))).collect();
+    assert!(named.len() > 60, "{named:?}");
+    for (test, case) in named {
+        let text = file(&format!("tests/{test}.rs")).expect(test);
+        assert!(text.contains(&format!(": {case},")) || text.contains(&format!("name: \"{case}\"")), "{test}::{case} is no case");
+    }
+
+    let listed = in_backticks(&file("docs/testing.md").unwrap());
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.ends_with(".rs") || listed.contains(&format!("tests/{name}")), "{name} is not in docs/testing.md");
+    }
 }
