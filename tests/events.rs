@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::guard::{Guard, SCOPES, Scope};
 use common::kernel;
 use common::subscriber::{Told, listen, listen_and, told, told_once};
-use privilege_guard::{Error, GroupChange, GroupGuard, GroupIds};
+use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, GroupIds, PermanentDrop};
 use tracing::Level;
 
 fn main() -> std::process::ExitCode {
@@ -33,6 +33,8 @@ fn main() -> std::process::ExitCode {
         Setgid: a_subscriber_that_panics_leaves_the_thread_usable,
         Nothing: a_subscriber_whose_guard_is_refused_ends,
         Nothing: a_subscriber_that_uses_a_guard_on_a_refusal_is_told_once,
+        Setgid: a_permanent_drop_is_told_once_as_the_new_group,
+        Setgid: a_refused_permanent_drop_is_told_as_the_original_group,
     ])
 }
 
@@ -354,4 +356,38 @@ fn a_subscriber_that_uses_a_guard_on_a_refusal_is_told_once() {
         assert!(scope.assume(GroupChange::both(u32::MAX)).is_err());
         assert_eq!(told().len(), 1);
     }
+}
+
+fn a_permanent_drop_is_told_once_as_the_new_group() {
+    listen();
+    let drops: [fn() -> Result<DropReport, Error>; 2] =
+        [|| PermanentDrop::to_group(33).apply(), || GroupGuard::assume(33)?.drop_permanently()];
+    for drop in drops {
+        kernel::passes_in_child(|| {
+            let report = drop().unwrap();
+            let told = told_once();
+            assert_eq!((told.target.as_str(), told.level), ("privilege_guard", Level::INFO));
+            assert_eq!(told.field("report"), report.to_string());
+            assert_eq!(told.identity, kernel::Identity { ids: [33; 4], groups: vec![] });
+        });
+    }
+}
+
+fn a_refused_permanent_drop_is_told_as_the_original_group() {
+    listen();
+    let before = kernel::identity();
+    let (_alive, wait) = mpsc::channel::<()>();
+    let _other = std::thread::spawn(move || _ = wait.recv());
+    let is_refusal = |told: &Told| {
+        assert_eq!((told.target.as_str(), told.level), ("privilege_guard", Level::WARN));
+        assert!(told.field("asked").starts_with("group 33 for good") && told.field("error").contains("CAP_SETGID"), "{told:?}");
+        assert_eq!(told.identity, before);
+    };
+    PermanentDrop::to_group(33).apply().unwrap_err();
+    is_refusal(&told_once());
+    GroupGuard::assume(33).unwrap().drop_permanently().unwrap_err();
+    let [end, refusal] = &told()[..] else { panic!("the end of the guard, and the refusal") };
+    is_end(end, Scope::Process, "real and effective group 33");
+    assert_eq!(end.identity, before);
+    is_refusal(refusal);
 }
