@@ -182,12 +182,15 @@ impl fmt::Display for DropReport {
 struct Facts {
     thread_id: u32,
     is_io_uring: bool,
-    /// CAP_SETGID in the permitted, inheritable or ambient set; in the effective, inheritable, bounding set.
+    /// CAP_SETGID in the permitted, inheritable or ambient set.
     holds_setgid: bool,
+    /// In the effective set.
     may_setgid: bool,
     inherits_setgid: bool,
+    /// In the bounding set: an exec as user 0 gives it.
     bounding_setgid: bool,
     may_setuid: bool,
+    /// CAP_SETUID in the permitted set: user 0 can be had.
     permits_setuid: bool,
     may_setpcap: bool,
     /// Of the real, effective and saved user id, one is 0.
@@ -467,6 +470,9 @@ fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Ve
     let caller = &threads[0].status;
     if (caller.capprm | caller.capinh) & road.takes.bits() != 0 {
         return Err("the calling thread holds CAP_SETUID".into());
+    }
+    if road.bounding_set && caller.capbnd.unwrap_or(u64::MAX) & CapabilitySet::SETGID.bits() != 0 {
+        return Err("the bounding set of the calling thread has CAP_SETGID".into());
     }
     Ok(threads)
 }
