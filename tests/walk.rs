@@ -2,10 +2,12 @@
 //! and what can be undone is served.
 //!
 //! What can be undone is measured, not computed: a child tries the raw calls from every state and notes which state each leads to.
+//!
+//! What guards do without CAP_SETGID is drawn on the semantics page: the walk compares that picture with what it saw.
 
 mod common;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use common::guard::{SCOPES, Scope};
 use common::kernel::{self, Ids};
@@ -237,6 +239,7 @@ struct Counts {
     served: usize,
     refused: usize,
     violations: Vec<String>,
+    seen: Seen,
 }
 
 impl Counts {
@@ -245,7 +248,7 @@ impl Counts {
     }
 
     fn report(&self, expected: usize) {
-        let Counts { served, refused, violations } = self;
+        let Counts { served, refused, violations, .. } = self;
         for violation in violations.iter().take(50) {
             println!("{violation}");
         }
@@ -260,7 +263,9 @@ impl Counts {
         let answer = kernel::answer_of_child(|| {
             let mut counts = Counts::default();
             walk(&mut counts);
-            format!("{}\n{}\n{}", counts.served, counts.refused, counts.violations.join("\n"))
+            let seen = counts.seen.0.iter().map(|([start, call], state)| format!("{SEEN}{start}:{call}:{state}"));
+            let lines: Vec<String> = counts.violations.into_iter().chain(seen).collect();
+            format!("{}\n{}\n{}", counts.served, counts.refused, lines.join("\n"))
         });
         let answer = match answer {
             Ok(answer) => answer,
@@ -270,15 +275,23 @@ impl Counts {
         let mut number = || lines.next().unwrap().parse::<usize>().unwrap();
         self.served += number();
         self.refused += number();
-        self.violations.extend(lines.filter(|line| !line.is_empty()).map(String::from));
+        for line in lines.filter(|line| !line.is_empty()) {
+            let noted = match line.strip_prefix(SEEN).map(|seen| seen.split(':').collect::<Vec<_>>()) {
+                Some(seen) => self.seen.note(seen[0], seen[1], seen[2]),
+                None => Err(line.into()),
+            };
+            self.violations.extend(noted.err());
+        }
     }
 
-    /// One guard, judged.
-    fn judge(&mut self, scope: Scope, asked: &Asked, reversible: bool) {
+    /// One guard, judged. Returns the ids inside, where there was an inside.
+    fn judge(&mut self, scope: Scope, asked: &Asked, reversible: bool) -> Option<Ids> {
         let start = kernel::identity();
+        let mut ids_inside = None;
         let wrong = match scope.assume(asked.change()) {
             Ok(guard) => {
                 let inside = kernel::identity();
+                ids_inside = Some(inside.ids);
                 let restored = guard.restore();
                 let as_asked = asked.is(inside.ids, start.ids) && inside.groups == *asked.supplementary.as_ref().unwrap_or(&start.groups);
                 match (reversible, as_asked, restored) {
@@ -298,8 +311,97 @@ impl Counts {
             Ok(_) => self.refused += 1,
             Err(wrong) => self.violations.push(format!("{scope:?} {asked:?} from {start:?}: {wrong}; left as {after:?}")),
         }
+        ids_inside
     }
 }
+
+/// Before what a child has seen, in its answer.
+const SEEN: &str = "seen:";
+
+/// By start and call, the state inside or "refused". States are real, effective and saved id, in letters: the start's first id is `a`.
+#[derive(Debug, Default)]
+struct Seen(BTreeMap<[String; 2], String>);
+
+impl Seen {
+    /// An error where another guard from such a start did otherwise.
+    fn note(&mut self, start: &str, call: &str, state: &str) -> Result<(), String> {
+        match self.0.insert([start.into(), call.into()], state.into()).filter(|before| before != state) {
+            Some(before) => Err(format!("{call} from {start}: {before} and {state}")),
+            None => Ok(()),
+        }
+    }
+
+    /// What the picture shows: a change of ids that the thread has, where the filesystem id is the effective one.
+    fn note_ids(&mut self, start: Ids, asked: &Asked, inside: Option<Ids>) -> Result<(), String> {
+        let Asked { real, effective, supplementary: None } = *asked else { return Ok(()) };
+        let (call, id) = match (real, effective) {
+            (Some(real), Some(effective)) if real == effective => ("assume", real),
+            (None, Some(effective)) => ("assume_effective", effective),
+            (Some(real), None) => ("assume_real", real),
+            _ => return Ok(()),
+        };
+        if start[3] != start[1] || !start.contains(&id) {
+            return Ok(());
+        }
+        let mut different: Vec<u32> = Vec::new();
+        for id in start {
+            if !different.contains(&id) {
+                different.push(id);
+            }
+        }
+        let letter = |id: u32| ["a", "b", "c"][different.iter().position(|&other| other == id).expect("an id that it has")];
+        let state = |[real, effective, saved, _]: Ids| [real, effective, saved].map(letter).join(" ");
+        self.note(&state(start), &format!("{call}({})", letter(id)), &inside.map_or("refused".into(), state))
+    }
+
+    /// From start to state, the calls that lead there; without those that change nothing.
+    fn edges(&self) -> BTreeMap<[&str; 2], Vec<&str>> {
+        let mut edges = BTreeMap::<_, Vec<_>>::new();
+        for ([start, call], state) in self.0.iter().filter(|([start, _], state)| start != *state) {
+            edges.entry([start.as_str(), state]).or_default().push(call.as_str());
+        }
+        edges
+    }
+
+    /// For Graphviz.
+    fn dot(&self) -> String {
+        let starts: BTreeSet<&String> = self.0.keys().map(|[start, _]| start).collect();
+        let starts: String = starts.iter().map(|start| format!("    \"{start}\" [style=\"filled,bold\"]\n")).collect();
+        let edges = self.edges();
+        let edges = edges.iter().map(|([start, state], calls)| {
+            let label: String = calls.iter().map(|call| format!("{call}\\l")).collect();
+            format!("    \"{start}\" -> \"{state}\" [label=\"{label}\"]\n")
+        });
+        format!("{DOT}{starts}{}}}\n", edges.collect::<String>())
+    }
+
+    /// Writes the text of the picture where it is asked for, and otherwise compares.
+    fn compare(&self) {
+        if let Some(path) = std::env::var_os("PRIVILEGE_GUARD_DOT") {
+            return std::fs::write(path, self.dot()).expect("PRIVILEGE_GUARD_DOT");
+        }
+        assert_eq!(include_str!("../docs/states.dot"), self.dot(), "the semantics page says how to make it anew");
+        let mut drawn = BTreeMap::new();
+        for edge in include_str!("../docs/states.svg").split("class=\"edge\"").skip(1) {
+            // Each text of the picture stands between `>` and `<`.
+            let mut texts = edge.split(['<', '>']).map(str::trim).filter(|text| !text.is_empty());
+            let title = texts.nth(1).expect("a title").replace("&#45;&gt;", "->");
+            drawn.insert(title, texts.filter(|text| text.starts_with("assume")).map(String::from).collect::<Vec<_>>());
+        }
+        let edges = self.edges().into_iter().map(|([start, state], calls)| (format!("{start}->{state}"), calls));
+        assert_eq!(drawn, edges.map(|(title, calls)| (title, calls.into_iter().map(String::from).collect())).collect());
+    }
+}
+
+const DOT: &str = r##"// Made by tests/walk.rs: docs/semantics.md says how.
+digraph states {
+    rankdir=LR
+    bgcolor=white
+    nodesep=0.35
+    node [shape=box, fontname="monospace", fontsize=14, fillcolor="#dde8f5"]
+    edge [fontname="sans-serif", fontsize=11]
+    refused [shape=plaintext, fontcolor="#b00000"]
+"##;
 
 fn every_start_state_is_served_exactly_or_refused_unchanged() {
     const OWN_GROUPS: [u32; 2] = [3201, 3202];
@@ -325,7 +427,13 @@ fn every_start_state_is_served_exactly_or_refused_unchanged() {
                         kernel::give_up_capabilities(kernel::CAP_SETGID);
                     }
                     for (asked, &reversible) in asked.iter().zip(&reversible) {
-                        SCOPES.iter().for_each(|&scope| counts.judge(scope, asked, reversible));
+                        for scope in SCOPES {
+                            let inside = counts.judge(scope, asked, reversible);
+                            if !privileged {
+                                let noted = counts.seen.note_ids(start, asked, inside);
+                                counts.violations.extend(noted.err());
+                            }
+                        }
                     }
                 });
             }
@@ -333,6 +441,7 @@ fn every_start_state_is_served_exactly_or_refused_unchanged() {
     }
     let starts = VALUES.len().pow(3) * FILESYSTEMS.len() * 2;
     counts.report(starts * SHAPES.len() * TARGETS.len() * 2 * SCOPES.len());
+    counts.seen.compare();
 }
 
 /// An ordinary user has one start state, its own, and in a user namespace of its own another one.
@@ -354,7 +463,7 @@ fn walk_from_here(who: &str) {
     for asked in all_asked(&targets, &lists) {
         let reversible = measured.is_reversible(start.ids, &start.groups, &asked);
         for scope in SCOPES {
-            counts.walk(|counts| counts.judge(scope, &asked, reversible));
+            counts.walk(|counts| _ = counts.judge(scope, &asked, reversible));
         }
     }
     println!("= {who}:");
