@@ -405,7 +405,7 @@ impl Undo for Applied {
 }
 
 /// The id, where a call can name it: not where it may be any id without a mapping in this user namespace.
-fn nameable(gid: Gid) -> Option<Gid> {
+pub(crate) fn nameable(gid: Gid) -> Option<Gid> {
     (gid != Gid::OVERFLOW || !namespace::hides_ids()).then_some(gid)
 }
 

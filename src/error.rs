@@ -186,6 +186,13 @@ pub enum Error {
     #[error("user 4294967295 is (uid_t)-1, which the kernel reads as \"leave alone\"")]
     InvalidUid,
 
+    /// The user of a permanent drop has no mapping in this user namespace. Nothing changed.
+    #[error("cannot become user {user}: not mapped in this user namespace; /proc/self/uid_map lists what is")]
+    NoUserMapping {
+        /// The user that was asked for.
+        user: u32,
+    },
+
     /// No user has this name. Nothing changed.
     #[error("no user is named {name:?}; `getent passwd` lists those there are")]
     UnknownAccount {
@@ -310,7 +317,7 @@ impl From<Error> for io::Error {
         let kind = match &error {
             Error::InvalidGid | Error::NotAGid { .. } | Error::TooManyGroups | Error::NoMapping { .. } => InvalidInput,
             Error::Ambiguous { .. } | Error::InsideThreadGuard | Error::InnerGuardAlive => InvalidInput,
-            Error::InvalidUid | Error::GuardsAlive => InvalidInput,
+            Error::InvalidUid | Error::NoUserMapping { .. } | Error::GuardsAlive => InvalidInput,
             Error::UnknownGroup { .. } | Error::UnknownAccount { .. } => NotFound,
             Error::SeveralThreads { .. } | Error::NotEffective | Error::NoSetuid { .. } | Error::NoSetpcap => PermissionDenied,
             Error::SetgroupsDenied | Error::IoUring { .. } | Error::StillPrivileged { .. } => PermissionDenied,

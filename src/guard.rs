@@ -320,7 +320,8 @@ impl<S: Scope> GroupGuard<S> {
 
     /// Goes straight to another group, with one setting call; to the group that it is already, with none. What the guard puts back stays the same.
     ///
-    /// Sets the ids that the guard's change named.
+    /// Sets the ids that the guard's change named, and nothing else: supplementary groups stay what the guard made them. Clients that have some of
+    /// their own need a guard each.
     ///
     /// # Privileges
     /// As for the guard itself.

@@ -7,7 +7,7 @@ use std::io;
 use nix::unistd;
 use rustix::thread::CapabilitySet;
 
-use crate::change::{Applied, GroupChange, few_groups, sorted};
+use crate::change::{Applied, GroupChange, few_groups, nameable, sorted};
 use crate::error::{Denial, Error, not_done};
 use crate::guard::GroupGuard;
 use crate::ids::{Gid, supplementary_groups};
@@ -78,7 +78,8 @@ impl PermanentDrop {
         Ok(drop.supplementary(groups.into_iter().map(group)))
     }
 
-    /// Also to this user: real, effective, saved and filesystem user id. Where the process has one thread, CAP_SETUID goes with CAP_SETGID.
+    /// Also to this user: real, effective, saved and filesystem user id. Where the process has one thread, CAP_SETUID and
+    /// CAP_SETPCAP go with CAP_SETGID: they would lead back.
     pub fn user(mut self, user: u32) -> Self {
         self.user = Some(user);
         self
@@ -107,12 +108,13 @@ impl PermanentDrop {
     ///
     /// # Privileges
     /// None, to give up the group of a set-group-ID program. Else CAP_SETGID in the effective set; CAP_SETUID for another user; CAP_SETPCAP where
-    /// user 0 stays within reach, which would have CAP_SETGID again after an exec: it is taken from the bounding set then.
+    /// user 0 stays within reach, which would have CAP_SETGID again after an exec: it is taken from the bounding set then (also where CAP_SETPCAP
+    /// itself stays, which could make it inheritable).
     ///
     /// # Errors
     /// Refused before anything changed: [`Error::GuardsAlive`], [`Error::SeveralThreads`], [`Error::NotEffective`], [`Error::NoSetuid`],
     /// [`Error::NoSetpcap`], [`Error::SetgroupsDenied`], [`Error::IoUring`], [`Error::Proc`], [`Error::InvalidGid`], [`Error::InvalidUid`],
-    /// [`Error::TooManyGroups`], [`Error::ThreadEnding`]. Refused on the way and undone: [`Error::NotPermitted`], [`Error::NoMapping`],
+    /// [`Error::TooManyGroups`], [`Error::NoMapping`], [`Error::NoUserMapping`], [`Error::ThreadEnding`]. Refused on the way and undone: [`Error::NotPermitted`],
     /// [`Error::Call`], [`Error::Unreadable`]. Found when it was too late to undo: [`Error::StillPrivileged`]; end the process. Where a try to get back succeeds, the
     /// process aborts.
     pub fn apply(self) -> Result<DropReport, Error> {
@@ -193,6 +195,8 @@ struct Facts {
     /// CAP_SETUID in the permitted set: user 0 can be had.
     permits_setuid: bool,
     may_setpcap: bool,
+    /// CAP_SETPCAP in the permitted set: what the bounding set has can be made inheritable, for a file that allows that.
+    permits_setpcap: bool,
     /// Of the real, effective and saved user id, one is 0.
     has_user_0: bool,
     /// The user asked for is one of those three.
@@ -269,12 +273,12 @@ fn road(threads: &[Facts], surroundings: Surroundings, wish: Wish) -> Result<Roa
         return Err(Obstacle::OtherGroups);
     }
 
-    // An exec as user 0 gives whatever is in the bounding set.
-    let takes_setuid = !several && to_other_user;
+    // An exec as user 0 gives whatever is in the bounding set, and CAP_SETPCAP makes it inheritable.
+    let takes_others = !several && to_other_user;
     let bounding_set = threads.iter().any(|thread| {
         let is_user_0 = wish.user.map_or(thread.has_user_0, |user| user == 0);
-        let keeps_setuid = thread.permits_setuid && !takes_setuid && !leaves_user_0(thread);
-        thread.bounding_setgid && (is_user_0 || keeps_setuid)
+        let keeps = (thread.permits_setuid || thread.permits_setpcap) && !takes_others && !leaves_user_0(thread);
+        thread.bounding_setgid && (is_user_0 || keeps)
     });
     if bounding_set && several {
         return Err(Obstacle::SeveralThreads);
@@ -285,7 +289,8 @@ fn road(threads: &[Facts], surroundings: Surroundings, wish: Wish) -> Result<Roa
 
     let mut takes = CapabilitySet::empty();
     takes.set(CapabilitySet::SETGID, !several && caller.holds_setgid);
-    takes.set(CapabilitySet::SETUID, takes_setuid && caller.permits_setuid);
+    takes.set(CapabilitySet::SETUID, takes_others && caller.permits_setuid);
+    takes.set(CapabilitySet::SETPCAP, takes_others && caller.permits_setpcap);
     Ok(Road { sets_groups: held, bounding_set, takes })
 }
 
@@ -317,19 +322,28 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
     let old_groups = supplementary_groups()?;
     let new_groups = road.sets_groups.then(|| asked.supplementary.clone().unwrap_or_default());
     let change = GroupChange { supplementary: new_groups.clone(), ..GroupChange::both(asked.group) };
+    // What can be found out is found out before anything changes: not everything that shows as 65534 can be put back.
+    if let Some(user) = asked.user.filter(|&user| !namespace::maps_user(user)) {
+        return Err(Error::NoUserMapping { user }.into());
+    }
+    if !namespace::maps_groups(new_groups.iter().flatten().copied().chain([asked.group])) {
+        return Err(Error::NoMapping { asked: change, ids: old_ids }.into());
+    }
     let failed = |call, source| Error::Call { call, asked: change.clone(), ids: old_ids, source };
     if !road.takes.is_empty() {
         // To what they are already: whether they may be set at all.
         scope::set_capabilities(scope::read_capabilities()?).map_err(|errno| failed("capset", errno.into()))?;
     }
+    // Without CAP_SETGID there is none, nor to what no call can name.
+    let old = [old_ids.real, old_ids.effective, old_ids.saved, old_ids.filesystem];
+    let has_way_back = road.sets_groups && old.iter().chain(&old_groups).all(|&gid| nameable(gid).is_some());
     if let Err(error) = applied.extend(&change, asked.group) {
-        // Without CAP_SETGID there may be no way back from there.
-        let undoable = road.sets_groups || applied.undo().is_ok();
+        // There may be no way back from there.
+        let undoable = has_way_back || applied.undo().is_ok();
         return Err(if undoable { error.into() } else { still_privileged(error.to_string()) });
     }
 
-    // Where no CAP_SETGID was needed to come here, none is there to go back with.
-    let mut undoable = road.sets_groups;
+    let mut undoable = has_way_back;
     let mut step = |call, made: io::Result<()>| match made {
         Ok(()) => {
             undoable = false;
@@ -358,7 +372,7 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
         supplementary: groups_of(&threads),
         kept_groups: !road.sets_groups,
         threads: threads.len(),
-        refused_tries: try_to_get_back(asked.group, [old_ids.real, old_ids.effective, old_ids.saved, old_ids.filesystem], &old_groups),
+        refused_tries: try_to_get_back(asked.group, old, &old_groups),
         bounding_set: road.bounding_set,
         no_new_privs: asked.no_new_privs,
         other_capabilities: threads[0].status.capprm | threads[0].status.capinh != 0,
@@ -399,6 +413,7 @@ impl Facts {
             may_setuid: has(status.capeff, CapabilitySet::SETUID),
             permits_setuid: has(status.capprm, CapabilitySet::SETUID),
             may_setpcap: has(status.capeff, CapabilitySet::SETPCAP),
+            permits_setpcap: has(status.capprm, CapabilitySet::SETPCAP),
             has_user_0: users.contains(&0),
             has_user_asked: user.is_some_and(|user| users.contains(&user)),
         }
@@ -469,7 +484,7 @@ fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Ve
     }
     let caller = &threads[0].status;
     if (caller.capprm | caller.capinh) & road.takes.bits() != 0 {
-        return Err("the calling thread holds CAP_SETUID".into());
+        return Err(format!("the calling thread holds one of {:?}", road.takes));
     }
     if road.bounding_set && caller.capbnd.unwrap_or(u64::MAX) & CapabilitySet::SETGID.bits() != 0 {
         return Err("the bounding set of the calling thread has CAP_SETGID".into());
@@ -544,6 +559,7 @@ mod tests {
                 may_setuid: self.effective & SETUID != 0,
                 permits_setuid: self.permitted & SETUID != 0,
                 may_setpcap: self.effective & SETPCAP != 0,
+                permits_setpcap: self.permitted & SETPCAP != 0,
                 has_user_0: self.user_0,
                 ..Facts::default()
             }
@@ -560,7 +576,8 @@ mod tests {
         /// Whether CAP_SETGID can be had again by calls and by an exec of an ordinary program.
         fn can_get_back(mut self) -> bool {
             self.user_0 |= self.permitted & SETUID != 0;
-            let after_exec = if self.user_0 && self.bounding { SETGID } else { 0 };
+            let from_bounding_set = self.user_0 || self.permitted & SETPCAP != 0;
+            let after_exec = if from_bounding_set && self.bounding { SETGID } else { 0 };
             (self.permitted | self.inheritable | after_exec) & SETGID != 0
         }
     }
@@ -573,7 +590,8 @@ mod tests {
             }
             if index == 0 {
                 let takes = |capability: CapabilitySet, bit: u8| if road.takes.contains(capability) { bit } else { 0 };
-                let taken = takes(CapabilitySet::SETGID, SETGID) | takes(CapabilitySet::SETUID, SETUID);
+                let taken =
+                    takes(CapabilitySet::SETGID, SETGID) | takes(CapabilitySet::SETUID, SETUID) | takes(CapabilitySet::SETPCAP, SETPCAP);
                 thread.effective &= !taken;
                 thread.permitted &= !taken;
                 thread.inheritable &= !taken;
@@ -612,7 +630,7 @@ mod tests {
             let held = facts.iter().any(|thread| thread.holds_setgid);
             let back = |road: Road| walk(threads.clone(), road, wish, surroundings.plain_securebits).into_iter().any(Model::can_get_back);
             let nothing = Road { sets_groups: held, bounding_set: false, takes: CapabilitySet::empty() };
-            let takes_all = Road { takes: CapabilitySet::SETGID | CapabilitySet::SETUID, ..nothing };
+            let takes_all = Road { takes: CapabilitySet::SETGID | CapabilitySet::SETUID | CapabilitySet::SETPCAP, ..nothing };
             match road(&facts, surroundings, wish) {
                 Ok(road) => {
                     served += 1;

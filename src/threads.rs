@@ -78,7 +78,11 @@ pub(crate) fn all() -> Result<Vec<Seen>, Error> {
     match seen.iter().position(|seen| seen.status.pid == caller) {
         Some(index) => seen.swap(0, index),
         // Threads of another process, or under other numbers: a /proc of another pid namespace.
-        None => return Err(unreadable(ProcError::Other("it does not show the calling thread".into()))),
+        None => {
+            return Err(Error::Proc {
+                source: io::Error::other("/proc does not show the calling thread (that of another pid namespace?)"),
+            });
+        }
     }
     Ok(seen)
 }

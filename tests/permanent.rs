@@ -33,6 +33,8 @@ fn main() -> std::process::ExitCode {
         Nothing: other_supplementary_groups_need_the_capability,
         Root: denied_setgroups_is_in_the_way,
         Root: a_real_user_namespace_is_served,
+        Root: no_mapping_is_in_the_way_also_where_the_old_groups_have_none,
+        Setgid: a_setpcap_that_stays_loses_the_bounding_set,
         Root: no_proc_is_in_the_way,
         Setgid: a_kernel_thread_of_an_io_uring_is_in_the_way,
         Setgid: each_step_refused_or_faked,
@@ -396,6 +398,33 @@ fn a_real_user_namespace_is_served() {
     start();
     let report = PermanentDrop::to_group(33).user(1234).supplementary([1004]).apply().unwrap();
     holds(&report, &[1004], &ALONE());
+}
+
+/// Old groups without a mapping show as 65534, and could not be put back: so nothing may fail after they are gone.
+fn no_mapping_is_in_the_way_also_where_the_old_groups_have_none() {
+    kernel::raw_setgroups(&[50, 60]).unwrap();
+    enter_user_namespace("allow");
+    assert_eq!(kernel::identity().groups, [65534, 65534]);
+    for drop in [PermanentDrop::to_group(70_000), PermanentDrop::to_group(33).supplementary([70_000])] {
+        assert!(matches!(refused(|| drop.apply()), Error::NoMapping { .. }));
+    }
+    let error = refused(|| PermanentDrop::to_group(33).user(70_000).apply());
+    assert!(matches!(error, Error::NoUserMapping { user: 70_000 }), "{error}");
+    sandbox::refuse(libc::SYS_setresuid, &[]);
+    assert!(matches!(PermanentDrop::to_group(33).user(1234).apply(), Err(Error::StillPrivileged { .. })));
+}
+
+/// CAP_SETPCAP makes inheritable what the bounding set has; a file that allows that would give it back.
+fn a_setpcap_that_stays_loses_the_bounding_set() {
+    start();
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+    kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
+    let both = CAP_SETGID | CAP_SETPCAP;
+    kernel::set_capabilities(Capabilities { effective: both, permitted: both, inheritable: 0 });
+    let report = PermanentDrop::to_group(33).apply().unwrap();
+    assert!(report.bounding_set);
+    holds(&report, &[], &ALONE());
 }
 
 fn no_proc_is_in_the_way() {
