@@ -305,8 +305,7 @@ impl Applied {
 
     fn plan_ids(&self) -> Result<Plan, Error> {
         let ids = self.original;
-        let shows_overflow = [ids.real, ids.effective, ids.saved, ids.filesystem].contains(&Gid::OVERFLOW);
-        let opaque = shows_overflow && namespace::hides_ids();
+        let opaque = [ids.real, ids.effective, ids.saved, ids.filesystem].into_iter().any(|gid| nameable(gid).is_none());
         let plan = plan(ids, self.change.named, opaque).map_err(|_| self.irreversible(NoReturn::Unmapped))?;
         if plan.needs == Needs::Returning && !scope::may_use_setgid()? {
             return Err(self.irreversible(NoReturn::WouldBeLost));

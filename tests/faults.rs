@@ -105,13 +105,7 @@ fn with_the_capability() {
         applied: identity([33; 4], &[1004]),
     };
     let mut table = Table::default();
-    for siblings in [0, 2] {
-        for scope in SCOPES {
-            for operation in OF_GUARDS {
-                table.walk(&Row { setting: &setting, siblings, scope, operation });
-            }
-        }
-    }
+    table.walk_guards(&setting);
     let another_user_with_capabilities = Operation::Apply { user: Some(1234), keeps_capabilities: true };
     for operation in KEEPING_THE_USER.into_iter().chain([TO_ANOTHER_USER, another_user_with_capabilities]) {
         table.walk(&Row { setting: &setting, siblings: 0, scope: Scope::Process, operation });
@@ -175,13 +169,7 @@ fn of_an_ordinary_user() {
         applied: own,
     };
     let mut table = Table::default();
-    for siblings in [0, 2] {
-        for scope in SCOPES {
-            for operation in OF_GUARDS {
-                table.walk(&Row { setting: &setting, siblings, scope, operation });
-            }
-        }
-    }
+    table.walk_guards(&setting);
     let by_guards = ["setresgid", "setfsgid(-1)", "PR_SET_PDEATHSIG"];
     table.finish(&by_guards, &by_guards);
 }
@@ -212,6 +200,17 @@ struct Table {
 
 impl Table {
     /// Each call that the operation makes, each time that it makes it, with each answer.
+    /// Every operation of guards, in both scopes, alone and with other threads.
+    fn walk_guards(&mut self, setting: &Setting) {
+        for siblings in [0, 2] {
+            for scope in SCOPES {
+                for operation in OF_GUARDS {
+                    self.walk(&Row { setting, siblings, scope, operation });
+                }
+            }
+        }
+    }
+
     fn walk(&mut self, row: &Row) {
         for (place, &call) in CALLS.iter().enumerate() {
             let unfaulted = supervise(call, None, |window| row.run(window));

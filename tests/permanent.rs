@@ -129,7 +129,7 @@ fn with_keep_caps() {
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
     let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
     assert!(report.other_capabilities);
-    assert_eq!(kernel::capabilities().permitted & (CAP_SETGID | CAP_SETUID), 0);
+    assert_eq!(kernel::capabilities().permitted & (CAP_SETGID | CAP_SETUID | CAP_SETPCAP), 0);
     holds(&report, &[], &ALONE());
 }
 
