@@ -272,9 +272,9 @@ impl Applied {
     /// Sets all that a permanent drop sets of the groups: all ids, and the supplementary groups where they are given.
     ///
     /// Nothing asks for a way back; but as long as there is one, undoing the change undoes this too.
-    pub(crate) fn extend(&mut self, change: &GroupChange, group: Gid) -> Result<(), Error> {
-        self.change = change.clone();
-        if change.supplementary.is_some() {
+    pub(crate) fn extend(&mut self, group: Gid, supplementary: Option<Vec<Gid>>) -> Result<(), Error> {
+        self.change = GroupChange { supplementary, ..GroupChange::both(group) };
+        if self.change.supplementary.is_some() {
             let before = supplementary_groups()?;
             self.set_groups()?;
             self.groups.get_or_insert(before);

@@ -126,8 +126,13 @@ impl PermanentDrop {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        GroupChange::both(self.group).supplementary(self.supplementary.iter().flatten().copied()).check()?;
+        self.change().check()?;
         if self.user == Some(u32::MAX) { Err(Error::InvalidUid) } else { Ok(()) }
+    }
+
+    /// What it asks for of the groups.
+    fn change(&self) -> GroupChange {
+        GroupChange { supplementary: self.supplementary.clone(), ..GroupChange::both(self.group) }
     }
 }
 
@@ -321,15 +326,14 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
     let old_ids = applied.original;
     let old_groups = supplementary_groups()?;
     let new_groups = road.sets_groups.then(|| asked.supplementary.clone().unwrap_or_default());
-    let change = GroupChange { supplementary: new_groups.clone(), ..GroupChange::both(asked.group) };
     // What can be found out is found out before anything changes: not everything that shows as 65534 can be put back.
     if let Some(user) = asked.user.filter(|&user| !namespace::maps_user(user)) {
         return Err(Error::NoUserMapping { user }.into());
     }
     if !namespace::maps_groups(new_groups.iter().flatten().copied().chain([asked.group])) {
-        return Err(Error::NoMapping { asked: change, ids: old_ids }.into());
+        return Err(Error::NoMapping { asked: asked.change(), ids: old_ids }.into());
     }
-    let failed = |call, source| Error::Call { call, asked: change.clone(), ids: old_ids, source };
+    let failed = |call, source| Error::Call { call, asked: asked.change(), ids: old_ids, source };
     if !road.takes.is_empty() {
         // To what they are already: whether they may be set at all.
         scope::set_capabilities(scope::read_capabilities()?).map_err(|errno| failed("capset", errno.into()))?;
@@ -337,7 +341,7 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
     // Without CAP_SETGID there is none, nor to what no call can name.
     let old = [old_ids.real, old_ids.effective, old_ids.saved, old_ids.filesystem];
     let has_way_back = road.sets_groups && old.iter().chain(&old_groups).all(|&gid| nameable(gid).is_some());
-    if let Err(error) = applied.extend(&change, asked.group) {
+    if let Err(error) = applied.extend(asked.group, new_groups.clone()) {
         // There may be no way back from there.
         let undoable = has_way_back || applied.undo().is_ok();
         return Err(if undoable { error.into() } else { still_privileged(error.to_string()) });
@@ -388,11 +392,7 @@ impl PermanentDrop {
             Obstacle::NoSetpcap => Error::NoSetpcap,
             Obstacle::SeveralThreads => Error::SeveralThreads { threads: threads.len() },
             Obstacle::SetgroupsDenied => Error::SetgroupsDenied,
-            Obstacle::OtherGroups => Error::NotPermitted {
-                asked: GroupChange::both(self.group).supplementary(self.supplementary.iter().flatten().copied()),
-                ids: applied.original,
-                reason: Denial::NoCapability,
-            },
+            Obstacle::OtherGroups => Error::NotPermitted { asked: self.change(), ids: applied.original, reason: Denial::NoCapability },
         }
     }
 }
