@@ -23,18 +23,20 @@ mod scope;
 mod stack;
 mod threads;
 
-/// The pages of `docs/`, as they are in the repository.
+/// The pages of `docs/`, as they are in the repository. Their pictures follow them: there are no other files beside these pages.
 #[cfg(any(doc, doctest))]
 pub mod docs {
     #[doc = include_str!("../docs/guide.md")]
     pub mod guide {}
     #[doc = include_str!("../docs/semantics.md")]
+    #[doc = concat!("\n<div>\n", include_str!("../docs/states.svg"), "</div>")]
     pub mod semantics {}
     #[doc = include_str!("../docs/security.md")]
     pub mod security {}
     #[doc = include_str!("../docs/porting.md")]
     pub mod porting {}
     #[doc = include_str!("../docs/performance.md")]
+    #[doc = concat!("\n<div>\n", include_str!("../docs/cost-against-threads.svg"), "\n</div>")]
     pub mod performance {}
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing {}
