@@ -8,13 +8,14 @@ use nix::errno::Errno;
 use rustix::process::Signal;
 use scopeguard::ScopeGuard;
 
-use crate::error::{Denial, Error, NoReturn, not_done, valid};
+use crate::error::{Denial, Error, NoReturn};
 use crate::guard::GroupGuard;
 use crate::ids::{Gid, GroupIds, supplementary_groups};
+use crate::namespace::{self, nameable};
 use crate::plan::{Named, Needs, Plan, ResGid, plan};
-use crate::scope::{self, Kind, Process, Thread};
+use crate::scope::{self, Kind, Process, Thread, not_done};
 use crate::stack::Undo;
-use crate::{event, last_words, namespace};
+use crate::{event, last_words};
 
 /// The most supplementary groups that Linux takes (`NGROUPS_MAX`, include/uapi/linux/limits.h).
 const MOST_GROUPS: usize = 65536;
@@ -148,7 +149,7 @@ impl GroupChange {
             return Err(Error::TooManyGroups);
         }
         let named = [self.named.real, self.named.effective].into_iter().flatten();
-        named.chain(groups.iter().copied()).try_for_each(|gid| valid(gid).map(drop))
+        named.chain(groups.iter().copied()).try_for_each(Gid::check)
     }
 }
 
@@ -198,7 +199,7 @@ pub(crate) struct Applied {
     pub(crate) change: GroupChange,
     pub(crate) original: GroupIds,
     /// `None` where no id was set.
-    ids: Option<Plan>,
+    made: Option<Plan>,
     /// What the supplementary groups were; `None` where they were not set.
     groups: Option<Vec<Gid>>,
     signal: DeathSignal,
@@ -211,7 +212,7 @@ impl Applied {
     pub(crate) fn apply(scope: Kind, change: GroupChange, awaited: bool) -> Result<Self, Error> {
         let original = GroupIds::current()?;
         let since = awaited.then(Instant::now);
-        let nothing_yet = Applied { scope, change, original, ids: None, groups: None, signal: DeathSignal::NONE, since };
+        let nothing_yet = Applied { scope, change, original, made: None, groups: None, signal: DeathSignal::NONE, since };
 
         // Everything that can be found out is found out first, while there is nothing to undo.
         let plan = nothing_yet.plan()?;
@@ -230,7 +231,7 @@ impl Applied {
         }
         if let Some(plan) = plan {
             half.scope.set_ids(plan.set).map_err(|errno| half.refusal("setresgid", errno))?;
-            half.ids = Some(plan);
+            half.made = Some(plan);
             half.confirm_ids(&plan, original)?;
         }
         Ok(ScopeGuard::into_inner(half))
@@ -238,8 +239,8 @@ impl Applied {
 
     /// Sets the ids that the change named to another group, with one setting call, or none where it is that group already.
     pub(crate) fn switch(&mut self, group: Gid) -> Result<(), Error> {
-        valid(group)?;
-        let (Some(from), Some(now)) = (self.change.named.group(), self.ids) else {
+        group.check()?;
+        let (Some(from), Some(now)) = (self.change.named.group(), self.made) else {
             return Err(Error::Ambiguous { asked: self.change.clone() });
         };
         if group == from {
@@ -249,7 +250,7 @@ impl Applied {
         self.change.named = before.with_group(group);
         let switched = self.switch_ids(&now);
         match switched {
-            Ok(plan) => self.ids = Some(plan),
+            Ok(plan) => self.made = Some(plan),
             Err(_) => self.change.named = before,
         }
         switched.map(drop)
@@ -272,7 +273,7 @@ impl Applied {
     /// Sets all that a permanent drop sets of the groups: all ids, and the supplementary groups where they are given.
     ///
     /// Nothing asks for a way back; but as long as there is one, undoing the change undoes this too.
-    pub(crate) fn extend(&mut self, group: Gid, supplementary: Option<Vec<Gid>>) -> Result<(), Error> {
+    pub(crate) fn take_on_for_good(&mut self, group: Gid, supplementary: Option<Vec<Gid>>) -> Result<(), Error> {
         self.change = GroupChange { supplementary, ..GroupChange::both(group) };
         if self.change.supplementary.is_some() {
             let before = supplementary_groups()?;
@@ -280,8 +281,7 @@ impl Applied {
             self.groups.get_or_insert(before);
             self.confirm_groups()?;
         }
-        let ids = self.original;
-        if self.ids.is_none() {
+        if self.made.is_none() {
             self.signal = DeathSignal::read()?;
         }
         self.signal.set().map_err(|errno| self.call("prctl(PR_SET_PDEATHSIG)", errno.into()))?;
@@ -289,9 +289,9 @@ impl Applied {
         let all = ResGid { real: Some(group), effective: Some(group), saved: Some(group) };
         self.scope.set_ids(all).map_err(|errno| self.refusal("setresgid", errno))?;
         let inside = GroupIds { real: group, effective: group, saved: group, filesystem: group };
-        let undo = ResGid { real: nameable(ids.real), effective: nameable(ids.effective), saved: nameable(ids.saved) };
-        let plan = Plan { set: all, inside, undo, needs: Needs::Entering };
-        self.ids = Some(plan);
+        let undo = ResGid::back_to(self.original, nameable);
+        let plan = Plan { set: all, inside, undo };
+        self.made = Some(plan);
         self.confirm_ids(&plan, before)
     }
 
@@ -305,9 +305,9 @@ impl Applied {
 
     fn plan_ids(&self) -> Result<Plan, Error> {
         let ids = self.original;
-        let opaque = [ids.real, ids.effective, ids.saved, ids.filesystem].into_iter().any(|gid| nameable(gid).is_none());
-        let plan = plan(ids, self.change.named, opaque).map_err(|_| self.irreversible(NoReturn::Unmapped))?;
-        if plan.needs == Needs::Returning && !scope::may_use_setgid()? {
+        let opaque = [ids.real, ids.effective, ids.saved, ids.filesystem].into_iter().any(|gid| !nameable(gid));
+        let (plan, needs) = plan(ids, self.change.named, opaque).map_err(|_| self.irreversible(NoReturn::Unmapped))?;
+        if needs == Needs::Returning && !scope::may_use_setgid()? {
             return Err(self.irreversible(NoReturn::WouldBeLost));
         }
         Ok(plan)
@@ -317,7 +317,7 @@ impl Applied {
     fn groups_to_put_back(&self) -> Result<Option<Vec<Gid>>, Error> {
         let Some(wanted) = &self.change.supplementary else { return Ok(None) };
         let groups = supplementary_groups()?;
-        if groups.iter().any(|&gid| nameable(gid).is_none()) {
+        if groups.iter().any(|&gid| !nameable(gid)) {
             return Err(self.irreversible(NoReturn::Unmapped));
         }
         // The call may be refused even where it has nothing to change.
@@ -363,7 +363,7 @@ impl Applied {
     }
 
     fn ids_now(&self) -> GroupIds {
-        self.ids.map_or(self.original, |plan| plan.inside)
+        self.made.map_or(self.original, |plan| plan.inside)
     }
 }
 
@@ -382,7 +382,7 @@ impl Undo for Applied {
 
     /// In reverse: the ids, what hangs on them, the supplementary groups.
     fn undo(&self) -> Result<(), Error> {
-        if let Some(plan) = &self.ids {
+        if let Some(plan) = &self.made {
             let refused = |source: io::Error| self.not_restored("setresgid", source);
             self.scope.set_ids(plan.undo).map_err(|errno| refused(errno.into()))?;
             if self.original.filesystem != self.original.effective {
@@ -393,7 +393,7 @@ impl Undo for Applied {
         }
         if let Some(groups) = &self.groups {
             let refused = |source: io::Error| self.not_restored("setgroups", source);
-            if groups.iter().any(|&gid| nameable(gid).is_none()) {
+            if groups.iter().any(|&gid| !nameable(gid)) {
                 return Err(refused(Errno::EINVAL.into()));
             }
             self.scope.set_groups(groups).map_err(|errno| refused(errno.into()))?;
@@ -401,11 +401,6 @@ impl Undo for Applied {
         }
         Ok(())
     }
-}
-
-/// The id, where a call can name it: not where it may be any id without a mapping in this user namespace.
-pub(crate) fn nameable(gid: Gid) -> Option<Gid> {
-    (gid != Gid::OVERFLOW || !namespace::hides_ids()).then_some(gid)
 }
 
 /// Reads back what a `setresgid` should have done.

@@ -6,7 +6,7 @@ use std::io;
 use nix::errno::Errno;
 
 use crate::change::GroupChange;
-use crate::ids::{Gid, GroupIds};
+use crate::ids::GroupIds;
 
 /// Why a change was refused, or could not be undone; each variant says in which state that leaves the process.
 ///
@@ -32,7 +32,7 @@ pub enum Error {
         name: String,
     },
 
-    /// The group database could not be asked. Nothing changed.
+    /// The database of groups or of users could not be asked. Nothing changed.
     #[error("{name:?} could not be looked up: {}", Os(source))]
     Lookup {
         /// The name that was looked up.
@@ -151,7 +151,7 @@ pub enum Error {
         threads: usize,
     },
 
-    /// CAP_SETGID is held, but not in the effective set, so that it can be neither used nor dropped with its use. Nothing changed.
+    /// CAP_SETGID is held, but not in the effective set: it cannot be used, and would still be held after the drop. Nothing changed.
     #[error("CAP_SETGID is held but not effective, and would be kept; raise it into the effective set first, or give it up")]
     NotEffective,
 
@@ -219,13 +219,13 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Denial {
-    /// CAP_SETGID is in none of the thread's capability sets, and the change needs it.
+    /// CAP_SETGID is neither effective nor permitted, and the change needs it.
     NoCapability,
     /// CAP_SETGID is in the permitted set but not in the effective one; this library raises none.
     NotEffective,
     /// `setgroups` is denied in this user namespace (`user_namespaces(7)`).
     SetgroupsDenied,
-    /// CAP_SETGID is effective, and the call was refused all the same.
+    /// CAP_SETGID is effective, or cannot be asked for, and the call was refused all the same.
     Sandbox,
 }
 
@@ -343,14 +343,4 @@ impl fmt::Display for Os<'_> {
             None => self.0.fmt(f),
         }
     }
-}
-
-/// In the place of what the kernel said: a call answered with success, and what it sets reads otherwise.
-pub(crate) fn not_done() -> io::Error {
-    io::Error::other("it answered with success, and nothing was done (a seccomp filter?)")
-}
-
-/// Whether the value can be set at all.
-pub(crate) fn valid(gid: Gid) -> Result<Gid, Error> {
-    if gid == Gid::UNCHANGED { Err(Error::InvalidGid) } else { Ok(gid) }
 }

@@ -2,12 +2,14 @@
 //!
 //! A subscriber may open its file on the first event, and would create it as that group.
 
+use std::fmt::Display;
+
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
 use crate::change::{Applied, GroupChange};
 use crate::error::Error;
-use crate::permanent::{DropReport, PermanentDrop};
+use crate::permanent::DropReport;
 use crate::scope::Kind;
 
 const TARGET: &str = "privilege_guard";
@@ -46,7 +48,7 @@ pub(crate) fn dropped(report: &DropReport) {
 }
 
 /// A permanent drop was refused, and nothing has changed.
-pub(crate) fn drop_refused(asked: &PermanentDrop, error: &Error) {
+pub(crate) fn drop_refused(asked: &dyn Display, error: &Error) {
     tracing::warn!(target: TARGET, %asked, %error, "group privileges not dropped");
 }
 

@@ -158,13 +158,15 @@ impl GroupGuard<Process> {
     /// # Ok::<(), privilege_guard::Error>(())
     /// ```
     pub fn drop_permanently(self) -> Result<DropReport, Error> {
-        let asked = with_stack(|stack| {
-            let change = &stack.only(self.key).ok_or(Error::GuardsAlive)?.change;
-            let group = change.named.group().ok_or_else(|| Error::Ambiguous { asked: change.clone() })?;
-            Ok(PermanentDrop::of_guard(group, change.supplementary.clone()))
-        })?;
-        let made = self.make_permanent(&asked);
-        tell_of_drop(&asked, &made);
+        let change = with_stack(|stack| Ok(stack.only(self.key).ok_or(Error::GuardsAlive)?.change.clone()))?;
+        let made = match change.named.group() {
+            Some(group) => self.make_permanent(&PermanentDrop::of_guard(group, change.supplementary.clone())),
+            None => {
+                drop(self);
+                Err(Error::Ambiguous { asked: change.clone() })
+            }
+        };
+        tell_of_drop(&format_args!("{change} for good"), &made);
         made
     }
 
@@ -183,19 +185,23 @@ impl GroupGuard<Process> {
             let made = permanent::make(stack.only(self.key).ok_or(Error::GuardsAlive)?, asked);
             match &made {
                 Ok(_) => stack.forget(self.key),
-                Err(Failed::ForGood(_)) => stack.give_up(self.key),
+                Err(Failed::TooLate(_)) => stack.mark_failed(self.key),
                 Err(Failed::Undoable(_)) => {}
             }
             Ok(made)
         })?;
-        made.map_err(|failed| match failed {
-            // Dropped here, and so undone.
-            Failed::Undoable(error) => error,
-            Failed::ForGood(error) => {
-                std::mem::forget(self);
-                error
+        match made {
+            // There is nothing left to undo.
+            Ok(report) => Ok(report),
+            Err(Failed::Undoable(error)) => {
+                drop(self);
+                Err(error)
             }
-        })
+            Err(Failed::TooLate(error)) => {
+                std::mem::forget(self);
+                Err(error)
+            }
+        }
     }
 }
 
@@ -242,13 +248,8 @@ impl<S: Scope> GroupGuard<S> {
     fn begin_untold(change: &GroupChange, awaited: bool) -> Result<Self, Error> {
         change.check()?;
         with_stack(|stack| {
-            let mut original = None;
-            let key = stack.begin(S::KIND, change.wait, || {
-                let applied = Applied::apply(S::KIND, change.clone(), awaited)?;
-                original = Some(applied.original);
-                Ok(applied)
-            })?;
-            let original = original.unwrap_or_else(|| unreachable!("a frame was pushed"));
+            let key = stack.begin(S::KIND, change.wait, || Applied::apply(S::KIND, change.clone(), awaited))?;
+            let original = stack.innermost(key)?.original;
             Ok(GroupGuard { key, original, scope: PhantomData })
         })
     }
@@ -311,8 +312,10 @@ impl<S: Scope> GroupGuard<S> {
     /// # Ok::<(), privilege_guard::Error>(())
     /// ```
     pub fn run<T>(self, f: impl FnOnce() -> T) -> Result<T, Error> {
-        if !matches!(with_stack(|stack| stack.innermost(self.key).map(drop)), Ok(())) {
-            return Err(self.restore().err().unwrap_or(Error::ThreadEnding));
+        if let Err(error) = with_stack(|stack| stack.innermost(self.key).map(drop)) {
+            // Not a drop, which would abort where the undoing of an inner guard was refused.
+            _ = self.restore();
+            return Err(error);
         }
         let value = f();
         self.restore().map(|()| value)
@@ -352,7 +355,7 @@ impl<S: Scope> Drop for GroupGuard<S> {
             Ok(End::Undone | End::Waits) => {}
             // After the thread's stack has gone there is nothing left to undo: it was undone then.
             Err(Error::ThreadEnding) => {}
-            Ok(End::Stuck) => last_words::abort(&Error::InnerGuardAlive),
+            Ok(End::Stuck) => last_words::abort(&"a guard inside this one could not be undone, so the process is under the wrong group"),
             Err(error) => last_words::abort(&error),
         }
     }
@@ -400,10 +403,10 @@ fn tell_if_unchanged(tell: impl FnOnce()) {
 
 /// Whether this thread is under no guard of its own, nor of another thread's.
 fn is_unchanged() -> bool {
-    with_stack(|stack| Ok(stack.is_empty())).unwrap_or(false) && !stack::process_guard_lives()
+    with_stack(|stack| Ok(stack.is_idle())).unwrap_or(false) && !stack::process_guard_lives()
 }
 
-fn tell_of_drop(asked: &PermanentDrop, made: &Result<DropReport, Error>) {
+fn tell_of_drop(asked: &dyn fmt::Display, made: &Result<DropReport, Error>) {
     tell_if_unchanged(|| match made {
         Ok(report) => event::dropped(report),
         Err(error) => event::drop_refused(asked, error),

@@ -33,6 +33,11 @@ impl Gid {
     /// What the kernel shows for an id that has no mapping in the user namespace (`kernel.overflowgid`, by default).
     pub(crate) const OVERFLOW: Gid = Gid(65534);
 
+    /// Whether it can be set at all.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        if self == Gid::UNCHANGED { Err(Error::InvalidGid) } else { Ok(()) }
+    }
+
     /// The group ID with this number.
     pub const fn from_raw(raw: u32) -> Self {
         Gid(raw)
@@ -115,7 +120,7 @@ impl fmt::Debug for Gid {
 pub struct GroupIds {
     /// The real group ID: whose process it is.
     pub real: Gid,
-    /// The effective group ID: what permission checks go by.
+    /// The effective group ID: what permission checks go by, other than of files.
     pub effective: Gid,
     /// The saved set-group-ID: what the effective group may be set back to.
     pub saved: Gid,

@@ -5,16 +5,14 @@ use std::fmt::{self, Write};
 use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::error::Error;
-
 /// Writes one line to stderr, where that would not block, and aborts.
 ///
 /// Neither a panic (it could be caught) nor an event (a subscriber could panic or block). No lock, no allocation: this may be a
 /// forked child of a process with threads.
-pub(crate) fn abort(error: &Error) -> ! {
+pub(crate) fn abort(reason: &dyn fmt::Display) -> ! {
     let mut line = Line { bytes: [0; 512], length: 0 };
     // A line that does not fit is cut.
-    _ = write!(line, "privilege-guard: {error}; aborting");
+    _ = write!(line, "privilege-guard: {reason}; aborting");
     line.bytes[line.length] = b'\n';
     let line = &line.bytes[..=line.length];
 

@@ -5,8 +5,13 @@ use std::fs::read_to_string;
 use crate::ids::Gid;
 
 /// Whether an id that shows as 65534 may be another one, without a mapping: the map is not the whole range, or cannot be read.
-pub(crate) fn hides_ids() -> bool {
+fn hides_ids() -> bool {
     read_to_string("/proc/self/gid_map").map_or(true, |map| !is_whole(&map))
+}
+
+/// Whether a call can name this id, which was read: not where it may be any id without a mapping in this user namespace.
+pub(crate) fn nameable(gid: Gid) -> bool {
+    gid != Gid::OVERFLOW || !hides_ids()
 }
 
 /// Whether `setgroups` is denied to everybody here.

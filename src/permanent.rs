@@ -7,15 +7,16 @@ use std::io;
 use nix::unistd;
 use rustix::thread::CapabilitySet;
 
-use crate::change::{Applied, GroupChange, few_groups, nameable, sorted};
-use crate::error::{Denial, Error, not_done};
+use crate::change::{Applied, GroupChange, few_groups, sorted};
+use crate::error::{Denial, Error};
 use crate::guard::GroupGuard;
 use crate::ids::{Gid, supplementary_groups};
+use crate::namespace::{self, nameable};
 use crate::plan::ResGid;
-use crate::scope::{self, Kind};
+use crate::scope::{self, Kind, not_done};
 use crate::stack::Undo;
 use crate::threads::{Seen, holds_setgid};
-use crate::{last_words, namespace, threads};
+use crate::{last_words, threads};
 
 /// A drop of the group privileges of the whole process for good, until it executes a program that gives it others.
 ///
@@ -41,7 +42,7 @@ pub struct PermanentDrop {
 }
 
 impl PermanentDrop {
-    /// To this group and no supplementary ones; the user stays.
+    /// To this group, without supplementary ones unless they are named; the user stays.
     ///
     /// # Examples
     /// ```
@@ -78,7 +79,7 @@ impl PermanentDrop {
         Ok(drop.supplementary(groups.into_iter().map(group)))
     }
 
-    /// Also to this user: real, effective, saved and filesystem user id. Where the process has one thread, CAP_SETUID and
+    /// Also to this user: real, effective, saved and filesystem user id. Where the process has one thread and the user is not 0, CAP_SETUID and
     /// CAP_SETPCAP go with CAP_SETGID: they would lead back.
     pub fn user(mut self, user: u32) -> Self {
         self.user = Some(user);
@@ -103,13 +104,14 @@ impl PermanentDrop {
 
     /// Drops, on all threads, and proves it; or refuses.
     ///
-    /// After `Ok`, on every thread the four ids are the group, the supplementary groups are those asked for, and no thread holds CAP_SETGID;
-    /// the calling thread tried `setresgid`, `setgid`, `setfsgid` and `setgroups` with every other id that it had, and was refused.
+    /// After `Ok`, on every thread the four ids are the group, the supplementary groups are those asked for (where no thread held CAP_SETGID, those
+    /// it had: [`DropReport::kept_groups`]), and no thread holds CAP_SETGID; the calling thread tried `setresgid`, `setgid`, `setfsgid` and
+    /// `setgroups` with every other id that it had, and was refused.
     ///
     /// # Privileges
     /// None, to give up the group of a set-group-ID program. Else CAP_SETGID in the effective set; CAP_SETUID for another user; CAP_SETPCAP where
-    /// user 0 stays within reach, which would have CAP_SETGID again after an exec: it is taken from the bounding set then (also where CAP_SETPCAP
-    /// itself stays, which could make it inheritable).
+    /// CAP_SETGID has to leave the bounding set too: where user 0 stays within reach (an exec as user 0 would give it back), or CAP_SETPCAP itself
+    /// stays (it could make it inheritable).
     ///
     /// # Errors
     /// Refused before anything changed: [`Error::GuardsAlive`], [`Error::SeveralThreads`], [`Error::NotEffective`], [`Error::NoSetuid`],
@@ -247,7 +249,7 @@ enum Obstacle {
 }
 
 /// Chooses the road, or says why there is none: what stands in the way first, in the order of the checks here. `threads[0]` is the calling one.
-fn road(threads: &[Facts], surroundings: Surroundings, wish: Wish) -> Result<Road, Obstacle> {
+fn choose(threads: &[Facts], surroundings: Surroundings, wish: Wish) -> Result<Road, Obstacle> {
     let caller = threads[0];
     let several = threads.len() > 1;
     let any = |fact: fn(&Facts) -> bool| threads.iter().any(fact);
@@ -305,7 +307,7 @@ pub(crate) enum Failed {
     /// What was changed so far can be undone.
     Undoable(Error),
     /// The process is neither what it was nor what it should be.
-    ForGood(Error),
+    TooLate(Error),
 }
 
 impl From<Error> for Failed {
@@ -314,14 +316,19 @@ impl From<Error> for Failed {
     }
 }
 
-/// Makes the drop out of a guard's change.
+/// Makes the drop out of a guard's change. Where it fails and can be undone, the change is the guard's own again.
 pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropReport, Failed> {
+    let own = applied.change.clone();
+    make_of(applied, asked).inspect_err(|_| applied.change = own)
+}
+
+fn make_of(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropReport, Failed> {
     let threads = threads::all()?;
     let facts: Vec<Facts> = threads.iter().map(|thread| Facts::new(thread, asked.user)).collect();
     let other_groups = asked.supplementary.as_ref().is_some_and(|wanted| threads.iter().any(|thread| !has_groups(thread, wanted)));
     let surroundings = Surroundings { plain_securebits: scope::has_plain_securebits()?, denies_setgroups: namespace::denies_setgroups() };
-    let road =
-        road(&facts, surroundings, Wish { user: asked.user, other_groups }).map_err(|obstacle| asked.error(obstacle, applied, &facts))?;
+    let wish = Wish { user: asked.user, other_groups };
+    let road = choose(&facts, surroundings, wish).map_err(|obstacle| asked.error(obstacle, applied, &facts))?;
 
     let old_ids = applied.original;
     let old_groups = supplementary_groups()?;
@@ -338,13 +345,17 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
         // To what they are already: whether they may be set at all.
         scope::set_capabilities(scope::read_capabilities()?).map_err(|errno| failed("capset", errno.into()))?;
     }
+    // What the steps below will read back, each after it is done and cannot be undone.
+    scope::read_user_ids()?;
+    scope::is_in_bounding_set(CapabilitySet::SETGID)?;
+    scope::has_no_new_privs()?;
     // Without CAP_SETGID there is none, nor to what no call can name.
     let old = [old_ids.real, old_ids.effective, old_ids.saved, old_ids.filesystem];
-    let has_way_back = road.sets_groups && old.iter().chain(&old_groups).all(|&gid| nameable(gid).is_some());
-    if let Err(error) = applied.extend(asked.group, new_groups.clone()) {
+    let has_way_back = road.sets_groups && old.iter().chain(&old_groups).all(|&gid| nameable(gid));
+    if let Err(error) = applied.take_on_for_good(asked.group, new_groups.clone()) {
         // There may be no way back from there.
         let undoable = has_way_back || applied.undo().is_ok();
-        return Err(if undoable { error.into() } else { still_privileged(error.to_string()) });
+        return Err(if undoable { error.into() } else { too_late(error.to_string()) });
     }
 
     let mut undoable = has_way_back;
@@ -354,7 +365,7 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
             Ok(())
         }
         Err(source) if undoable => Err(Failed::Undoable(failed(call, source))),
-        Err(source) => Err(still_privileged(format!("{call}: {source}"))),
+        Err(source) => Err(too_late(format!("{call}: {source}"))),
     };
     if road.bounding_set {
         step("prctl(PR_CAPBSET_DROP)", drop_from_bounding_set())?;
@@ -362,14 +373,14 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
     if let Some(user) = asked.user {
         step("setresuid", become_user(user))?;
     }
-    step("capset", give_up(road.takes))?;
+    step("capset", take_capabilities(road.takes))?;
     // Last: nothing takes it back.
     if asked.no_new_privs {
         step("prctl(PR_SET_NO_NEW_PRIVS)", set_no_new_privs())?;
     }
     step("prctl(PR_SET_PDEATHSIG)", applied.set_signal_again())?;
 
-    let threads = prove(asked, road, new_groups.as_deref()).map_err(still_privileged)?;
+    let threads = prove(asked, road, new_groups.as_deref()).map_err(too_late)?;
     Ok(DropReport {
         group: asked.group,
         user: asked.user,
@@ -378,7 +389,7 @@ pub(crate) fn make(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropR
         threads: threads.len(),
         refused_tries: try_to_get_back(asked.group, old, &old_groups),
         bounding_set: road.bounding_set,
-        no_new_privs: asked.no_new_privs,
+        no_new_privs: threads[0].status.nonewprivs == Some(1),
         other_capabilities: threads[0].status.capprm | threads[0].status.capinh != 0,
     })
 }
@@ -398,6 +409,11 @@ impl PermanentDrop {
 }
 
 impl Facts {
+    /// Whether an exec of an ordinary program, by itself or after a call, gives CAP_SETGID to this thread.
+    fn has_setgid_after_exec(&self) -> bool {
+        self.bounding_setgid && (self.has_user_0 || self.permits_setuid || self.permits_setpcap)
+    }
+
     fn new(thread: &Seen, user: Option<u32>) -> Self {
         let status = &thread.status;
         let users = [status.ruid, status.euid, status.suid];
@@ -420,22 +436,17 @@ impl Facts {
     }
 }
 
-fn still_privileged(finding: String) -> Failed {
-    Failed::ForGood(Error::StillPrivileged { finding })
+fn too_late(finding: String) -> Failed {
+    Failed::TooLate(Error::StillPrivileged { finding })
 }
 
 fn has_groups(thread: &Seen, expected: &[Gid]) -> bool {
-    groups_of(std::slice::from_ref(thread)) == sorted(expected)
+    sorted(&thread.groups()) == sorted(expected)
 }
 
-/// The supplementary groups of these threads together.
+/// The supplementary groups of these threads together, each of them once.
 fn groups_of(threads: &[Seen]) -> Vec<Gid> {
-    match threads {
-        [one] => sorted(&one.status.groups.iter().copied().map(Gid::from).collect::<Vec<_>>()),
-        several => {
-            several.iter().flat_map(|thread| &thread.status.groups).copied().map(Gid::from).collect::<BTreeSet<_>>().into_iter().collect()
-        }
-    }
+    threads.iter().flat_map(Seen::groups).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn drop_from_bounding_set() -> io::Result<()> {
@@ -449,7 +460,7 @@ fn become_user(user: u32) -> io::Result<()> {
 }
 
 /// Takes these capabilities from every set of the calling thread (the ambient one has no capability that the others do not have).
-fn give_up(capabilities: CapabilitySet) -> io::Result<()> {
+fn take_capabilities(capabilities: CapabilitySet) -> io::Result<()> {
     let mut sets = scope::read_capabilities()?;
     if !(sets.permitted | sets.inheritable).intersects(capabilities) {
         return Ok(());
@@ -477,6 +488,7 @@ fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Ve
             (groups.is_some_and(|groups| !has_groups(thread, groups)), "has other supplementary groups"),
             (holds_setgid(status), "holds CAP_SETGID"),
             (asked.user.is_some_and(|user| [status.ruid, status.euid, status.suid, status.fuid] != [user; 4]), "has another user id"),
+            (Facts::new(thread, asked.user).has_setgid_after_exec(), "would have CAP_SETGID again after an exec"),
         ];
         if let Some((_, wrong)) = is_wrong.iter().find(|(is, _)| *is) {
             return Err(format!("thread {} ({}) {wrong}", status.pid, thread.name));
@@ -485,9 +497,6 @@ fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Ve
     let caller = &threads[0].status;
     if (caller.capprm | caller.capinh) & road.takes.bits() != 0 {
         return Err(format!("the calling thread holds one of {:?}", road.takes));
-    }
-    if road.bounding_set && caller.capbnd.unwrap_or(u64::MAX) & CapabilitySet::SETGID.bits() != 0 {
-        return Err("the bounding set of the calling thread has CAP_SETGID".into());
     }
     Ok(threads)
 }
@@ -631,7 +640,7 @@ mod tests {
             let back = |road: Road| walk(threads.clone(), road, wish, surroundings.plain_securebits).into_iter().any(Model::can_get_back);
             let nothing = Road { sets_groups: held, bounding_set: false, takes: CapabilitySet::empty() };
             let takes_all = Road { takes: CapabilitySet::SETGID | CapabilitySet::SETUID | CapabilitySet::SETPCAP, ..nothing };
-            match road(&facts, surroundings, wish) {
+            match choose(&facts, surroundings, wish) {
                 Ok(road) => {
                     served += 1;
                     assert!(!back(road), "{}: {road:?}", case());
@@ -689,7 +698,7 @@ mod tests {
             (vec![ordinary], Surroundings { denies_setgroups: true, ..plain }, None),
         ] {
             let facts: Vec<Facts> = threads.iter().map(|thread| thread.facts()).collect();
-            assert!(road(&facts, surroundings, wish(user)).is_ok(), "{threads:?}, {surroundings:?}, {user:?}");
+            assert!(choose(&facts, surroundings, wish(user)).is_ok(), "{threads:?}, {surroundings:?}, {user:?}");
         }
     }
 
@@ -697,7 +706,7 @@ mod tests {
     fn a_kernel_thread_of_an_io_uring_is_in_the_way_of_every_road() {
         let ring = Facts { thread_id: 7, is_io_uring: true, ..Facts::default() };
         let surroundings = Surroundings { plain_securebits: true, denies_setgroups: false };
-        let found = road(&[Facts::default(), ring], surroundings, Wish { user: None, other_groups: false });
+        let found = choose(&[Facts::default(), ring], surroundings, Wish { user: None, other_groups: false });
         assert_eq!(found, Err(Obstacle::IoUring(7)));
     }
 }

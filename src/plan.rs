@@ -44,13 +44,21 @@ pub(crate) struct ResGid {
     pub(crate) saved: Option<Gid>,
 }
 
+impl ResGid {
+    /// Back to these, except what no call can name.
+    pub(crate) fn back_to(ids: GroupIds, nameable: impl Fn(Gid) -> bool) -> Self {
+        let [real, effective, saved] = [ids.real, ids.effective, ids.saved].map(|gid| Some(gid).filter(|&gid| nameable(gid)));
+        ResGid { real, effective, saved }
+    }
+}
+
 /// What CAP_SETGID is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
     /// For nothing: the way in and the way back are both open without it.
     Nothing,
     /// For the way in. Nobody need ask whether it is there: if it is not, the kernel refuses the change,
-    /// and a change that it made shows that the way back is open too.
+    /// and a change that it made shows that the way back is open too, as long as no filter tells the two apart.
     Entering,
     /// Only for the way back: it has to be asked for before the change.
     Returning,
@@ -63,23 +71,20 @@ pub(crate) struct Plan {
     pub(crate) inside: GroupIds,
     /// Puts the first three back; the filesystem id then follows the effective one, and has a call of its own where it was another.
     pub(crate) undo: ResGid,
-    pub(crate) needs: Needs,
 }
 
 /// An id that would have to be put back shows as 65534 and may be any id without a mapping: no call can name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unnameable;
 
-/// Plans the change of the ids that `named` names, of which there is at least one.
+/// Plans the change of the ids that `named` names, of which there is at least one, and says what it needs.
 ///
 /// `opaque`: the user namespace does not map all ids, so that an id that shows as 65534 may really be another.
-pub(crate) fn plan(ids: GroupIds, named: Named, opaque: bool) -> Result<Plan, Unnameable> {
+pub(crate) fn plan(ids: GroupIds, named: Named, opaque: bool) -> Result<(Plan, Needs), Unnameable> {
     let nameable = |gid: Gid| !(opaque && gid == Gid::OVERFLOW);
-    let putting_back = |gid: Gid, touched: bool| !touched || nameable(gid);
 
     // Every change of the real or effective id also sets the effective id to something, and the filesystem id with it.
-    let touches_real = named.real.is_some();
-    if !(putting_back(ids.real, touches_real) && nameable(ids.effective) && nameable(ids.filesystem)) {
+    if named.real.is_some() && !nameable(ids.real) || !nameable(ids.effective) || !nameable(ids.filesystem) {
         return Err(Unnameable);
     }
 
@@ -102,17 +107,13 @@ pub(crate) fn plan(ids: GroupIds, named: Named, opaque: bool) -> Result<Plan, Un
         (true, true) => Needs::Nothing,
     };
 
-    Ok(Plan {
+    let plan = Plan {
         // The effective id is always given: only then does the kernel move a filesystem id that differs from it.
         set: ResGid { real: named.real, effective: Some(effective), saved: (saved != ids.saved).then_some(saved) },
         inside: GroupIds { real, effective, saved, filesystem: effective },
-        undo: ResGid {
-            real: Some(ids.real).filter(|&gid| nameable(gid)),
-            effective: Some(ids.effective),
-            saved: Some(ids.saved).filter(|&gid| nameable(gid)),
-        },
-        needs,
-    })
+        undo: ResGid::back_to(ids, nameable),
+    };
+    Ok((plan, needs))
 }
 
 #[cfg(test)]
@@ -220,8 +221,8 @@ mod tests {
             let mut reach = Reach { cap, memo: HashMap::new() };
             for ids in all_ids() {
                 for named in all_changes() {
-                    let plan = plan(ids, named, false).unwrap();
-                    let serves = cap || plan.needs == Needs::Nothing;
+                    let (plan, needs) = plan(ids, named, false).unwrap();
+                    let serves = cap || needs == Needs::Nothing;
                     assert_eq!(serves, reach.serves(ids, named), "{ids}, {named:?}, CAP_SETGID {cap}");
                     if !serves {
                         refused += 1;
@@ -244,8 +245,8 @@ mod tests {
     fn the_kernel_refuses_whatever_is_left_to_it() {
         for ids in all_ids() {
             for named in all_changes() {
-                let plan = plan(ids, named, false).unwrap();
-                assert_eq!(plan.needs == Needs::Entering, setresgid(ids, plan.set, false).is_none(), "{ids}, {named:?}");
+                let (plan, needs) = plan(ids, named, false).unwrap();
+                assert_eq!(needs == Needs::Entering, setresgid(ids, plan.set, false).is_none(), "{ids}, {named:?}");
             }
         }
     }
@@ -266,14 +267,14 @@ mod tests {
                                 let refused = lost(real, named.real.is_some()) || lost(effective, true) || lost(filesystem, true);
                                 match plan(ids, named, true) {
                                     Err(Unnameable) => assert!(refused, "{ids}, {named:?}"),
-                                    Ok(plan) => {
+                                    Ok((plan, needs)) => {
                                         assert!(!refused, "{ids}, {named:?}");
                                         // Whichever ids those that show as 65534 are, the kernel must refuse what is left to it.
                                         let all_shown = [named.real, named.effective]
                                             .into_iter()
                                             .flatten()
                                             .all(|gid| [real, effective, saved].contains(&gid));
-                                        assert!(!(all_shown && plan.needs == Needs::Entering), "{ids}, {named:?}");
+                                        assert!(!(all_shown && needs == Needs::Entering), "{ids}, {named:?}");
                                         let named_again = [plan.undo.real, plan.undo.effective, plan.undo.saved];
                                         assert!(!named_again.contains(&Some(Gid::OVERFLOW)), "{ids}, {named:?}");
                                         // An id that is left alone on the way back must have been left alone on the way in.
@@ -293,7 +294,7 @@ mod tests {
     fn the_saved_id_is_left_alone_wherever_that_is_enough() {
         for ids in all_ids() {
             for named in all_changes() {
-                let plan = plan(ids, named, false).unwrap();
+                let (plan, _) = plan(ids, named, false).unwrap();
                 let kept = [plan.inside.real, plan.inside.effective, ids.saved];
                 let enough = [ids.real, ids.effective, ids.saved].iter().all(|gid| kept.contains(gid));
                 assert!(!enough || plan.set.saved.is_none(), "{ids}, {named:?}");

@@ -3,12 +3,14 @@
 //! No answer is taken on trust where a sandbox may have made it up: a seccomp filter can say "done" without doing.
 //! The callers read back what they set, with the reading calls at the end of this file.
 
+use std::io;
+
 use nix::errno::Errno;
 use nix::unistd;
 use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::error::{Error, not_done};
+use crate::error::Error;
 use crate::ids::Gid;
 use crate::plan::ResGid;
 
@@ -27,8 +29,6 @@ pub trait Scope: sealed::Sealed {}
 pub enum Process {}
 
 /// The calling thread only, by raw system calls; its cost does not grow with the number of threads.
-///
-/// A thread started meanwhile inherits the group, as does a process.
 #[derive(Debug)]
 pub enum Thread {}
 
@@ -180,6 +180,11 @@ pub(crate) fn has_plain_securebits() -> Result<bool, Error> {
 /// Whether the calling thread has CAP_SETGID in its effective set.
 pub(crate) fn may_use_setgid() -> Result<bool, Error> {
     Ok(read_capabilities()?.effective.contains(CapabilitySet::SETGID))
+}
+
+/// In the place of what the kernel said: a call answered with success, and what it sets reads otherwise.
+pub(crate) fn not_done() -> io::Error {
+    io::Error::other("it answered with success, and nothing was done (a seccomp filter?)")
 }
 
 fn rustix_gid(gid: Gid) -> rustix::process::Gid {

@@ -64,7 +64,8 @@ impl<U: Undo> Stack<U> {
         Stack { frames: Vec::new(), next_key: 0, hold: None, telling: false }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether this thread is under no guard, and tells nobody of one.
+    pub(crate) fn is_idle(&self) -> bool {
         self.frames.is_empty() && !self.telling
     }
 
@@ -123,7 +124,7 @@ impl<U: Undo> Stack<U> {
 
     /// Whether something else may be told now, while no process guard is alive; then [`Stack::told`] has to follow.
     pub(crate) fn begin_telling(&mut self) -> bool {
-        let may = self.is_empty() && self.acquire(Kind::Thread, Duration::ZERO).is_ok();
+        let may = self.is_idle() && self.acquire(Kind::Thread, Duration::ZERO).is_ok();
         self.telling |= may;
         may
     }
@@ -134,7 +135,7 @@ impl<U: Undo> Stack<U> {
         self.release();
     }
 
-    /// The change of the guard with this key, which must be the innermost living one.
+    /// The change of the guard with this key, which must be the innermost one.
     pub(crate) fn innermost(&mut self, key: u64) -> Result<&mut U, Error> {
         match self.frames.last_mut() {
             Some(frame) if frame.key == key => Ok(&mut frame.undo),
@@ -142,7 +143,7 @@ impl<U: Undo> Stack<U> {
         }
     }
 
-    /// The change of the guard with this key, where there is no other guard, on any thread.
+    /// The change of the guard with this key, where there is no other guard, on any thread: a process guard keeps out those of all others.
     pub(crate) fn only(&mut self, key: u64) -> Option<&mut U> {
         match &mut self.frames[..] {
             [frame] if frame.key == key && self.hold == Some(Kind::Process) => Some(&mut frame.undo),
@@ -157,7 +158,7 @@ impl<U: Undo> Stack<U> {
     }
 
     /// The guard with this key can neither be undone nor go on: like an undoing that was refused.
-    pub(crate) fn give_up(&mut self, key: u64) {
+    pub(crate) fn mark_failed(&mut self, key: u64) {
         for frame in self.frames.iter_mut().filter(|frame| frame.key == key) {
             frame.state = State::Failed;
         }
@@ -188,7 +189,7 @@ impl<U: Undo> Stack<U> {
 
     /// Gives back what this thread has of [`HELD`], where nothing needs it any more.
     fn release(&mut self) {
-        if self.is_empty() {
+        if self.is_idle() {
             match self.hold.take() {
                 Some(Kind::Process) => HELD.0.store(0, Ordering::Release),
                 Some(Kind::Thread) => _ = HELD.0.fetch_sub(1, Ordering::Release),

@@ -2,7 +2,8 @@
 
 use std::{fmt, fs, io};
 
-use procfs::process::{Process, Stat, Status};
+use nix::errno::Errno;
+use procfs::process::{Stat, Status};
 use procfs::{FromBufRead, FromRead, ProcError};
 use rustix::thread::CapabilitySet;
 
@@ -23,7 +24,8 @@ pub struct ThreadIds {
     pub supplementary: Vec<Gid>,
     /// Whether CAP_SETGID is in its permitted, inheritable or ambient set: held, though maybe not effective.
     pub holds_setgid: bool,
-    /// Whether it is a kernel thread of an io_uring (`iou-sqp-*`, `iou-wrk-*`), which keeps the identity it was made under and which no call changes.
+    /// Whether it is a kernel thread that was put into this process, for an io_uring (`iou-sqp-*`, `iou-wrk-*`) or, since Linux 6.4, for vhost:
+    /// it keeps the identity that it was made under, and no call changes it.
     pub is_io_uring: bool,
 }
 
@@ -36,10 +38,10 @@ impl fmt::Display for ThreadIds {
     }
 }
 
-/// Reads every thread of this process, the calling one first; threads that start or end meanwhile may be missing.
+/// Reads every thread of this process, the calling one first; only threads that start or end meanwhile may be missing.
 ///
 /// # Errors
-/// [`Error::Proc`] where `/proc` is not there or cannot be read.
+/// [`Error::Proc`] where `/proc` is not there or cannot be read, or where threads start and end faster than it can be.
 ///
 /// # Examples
 /// ```
@@ -60,53 +62,89 @@ pub(crate) struct Seen {
     pub(crate) is_io_uring: bool,
 }
 
-/// Of a thread that the kernel made for an io_uring (include/linux/sched.h). Its name is no sign: it gets that later, and any thread may have it.
-const PF_IO_WORKER: u32 = 0x10;
+/// Of a thread that the kernel put into the process: PF_IO_WORKER and PF_USER_WORKER (include/linux/sched.h). Its name is no sign: it gets
+/// that later, and any thread may have it.
+const KERNEL_THREAD: u32 = 0x10 | 0x4000;
+
+/// How often the threads are listed before they come and go too fast.
+const TRIES: u32 = 1000;
 
 /// Every thread of this process, the calling one first.
 pub(crate) fn all() -> Result<Vec<Seen>, Error> {
-    let unreadable = |error| Error::Proc { source: io::Error::other(error) };
-    let tasks = Process::myself().and_then(|process| process.tasks()).map_err(unreadable)?;
-    // A thread that has ended is none any more, also the main thread, which is shown until the process ends.
-    let is_over = |seen: &Result<Seen, ProcError>| match seen {
-        Ok(seen) => seen.status.state.starts_with(['Z', 'X']),
-        Err(error) => has_ended(error),
-    };
-    let seen = tasks.map(|task| task.and_then(|task| see(task.tid))).filter(|seen| !is_over(seen));
-    let mut seen = seen.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-    let caller = rustix::thread::gettid().as_raw_nonzero().get();
-    match seen.iter().position(|seen| seen.status.pid == caller) {
-        Some(index) => seen.swap(0, index),
-        // Threads of another process, or under other numbers: a /proc of another pid namespace.
-        None => {
-            return Err(Error::Proc {
-                source: io::Error::other("/proc does not show the calling thread (that of another pid namespace?)"),
-            });
-        }
-    }
+    let unreadable = |source| Error::Proc { source };
+    let listed = list().map_err(unreadable)?;
+    let seen = listed.iter().map(|thread| see(thread)).filter(|seen| !seen.as_ref().is_err_and(has_ended));
+    let mut seen = seen.collect::<Result<Vec<_>, _>>().map_err(io::Error::other).map_err(unreadable)?;
+    // The main thread is shown after its end, until that of the process.
+    seen.retain(|seen| !seen.status.state.starts_with(['Z', 'X']));
+    let caller = seen.iter().position(|seen| seen.status.pid == caller());
+    seen.swap(0, caller.ok_or_else(|| unreadable(io::Error::other("/proc does not show the calling thread")))?);
     Ok(seen)
 }
 
-fn see(thread: i32) -> Result<Seen, ProcError> {
-    // As bytes: these files show the name, which may be of any.
-    let read = |file| fs::read(format!("/proc/self/task/{thread}/{file}")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let status = Status::from_buf_read(read("status")?.as_bytes())?;
-    let flags = Stat::from_read(read("stat")?.as_bytes())?.flags;
-    Ok(Seen { name: thread_name(status.pid.unsigned_abs())?, status, is_io_uring: flags & PF_IO_WORKER != 0 })
+/// The ids of all threads that there were at some moment. The kernel goes on in its list by position, and skips a thread where one before it ends.
+fn list() -> io::Result<Vec<String>> {
+    for _ in 0..TRIES {
+        let listed = fs::read_dir("/proc/self/task")?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let listed = listed.collect::<io::Result<Vec<_>>>()?;
+        let now = status("/proc/thread-self/status").map_err(io::Error::other)?;
+        if now.pid != caller() {
+            return Err(io::Error::other("/proc shows the calling thread under another number (that of another pid namespace?)"));
+        }
+        // Those that are still there were there when they were counted; as many as were counted are all that there were.
+        let still_there = listed.iter().filter(|thread| fs::exists(folder(thread)).unwrap_or(false));
+        if still_there.count() as u64 >= now.threads {
+            return Ok(listed);
+        }
+    }
+    Err(io::Error::other(format!("threads started or ended each of the {TRIES} times that they were listed")))
+}
+
+fn caller() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+fn folder(thread: &str) -> String {
+    format!("/proc/self/task/{thread}")
+}
+
+fn see(thread: &str) -> Result<Seen, ProcError> {
+    let folder = folder(thread);
+    let flags = Stat::from_read(read(&format!("{folder}/stat"))?.as_bytes())?.flags;
+    Ok(Seen { status: status(&format!("{folder}/status"))?, name: name_in(&folder)?, is_io_uring: flags & KERNEL_THREAD != 0 })
+}
+
+fn status(path: &str) -> Result<Status, ProcError> {
+    Status::from_buf_read(read(path)?.as_bytes())
+}
+
+/// As bytes: these files show the name, which may be of any.
+fn read(path: &str) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
+pub(crate) fn thread_name(thread: u32) -> io::Result<String> {
+    name_in(&folder(&thread.to_string()))
 }
 
 /// A name is cut after 15 bytes, also within a letter.
-pub(crate) fn thread_name(thread: u32) -> io::Result<String> {
-    let name = fs::read(format!("/proc/self/task/{thread}/comm"))?;
-    Ok(String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned())
+fn name_in(folder: &str) -> io::Result<String> {
+    Ok(read(&format!("{folder}/comm"))?.trim_end_matches('\n').to_owned())
 }
 
 fn has_ended(error: &ProcError) -> bool {
     match error {
         ProcError::NotFound(_) => true,
         // ESRCH: the file was opened before the thread ended.
-        ProcError::Io(error, _) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(3),
+        ProcError::Io(error, _) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32),
         _ => false,
+    }
+}
+
+impl Seen {
+    /// The supplementary groups.
+    pub(crate) fn groups(&self) -> Vec<Gid> {
+        self.status.groups.iter().copied().map(Gid::from).collect()
     }
 }
 
@@ -115,7 +153,9 @@ pub(crate) fn holds_setgid(status: &Status) -> bool {
 }
 
 impl From<Seen> for ThreadIds {
-    fn from(Seen { status, name, is_io_uring }: Seen) -> Self {
+    fn from(seen: Seen) -> Self {
+        let supplementary = seen.groups();
+        let Seen { status, name, is_io_uring } = seen;
         ThreadIds {
             thread_id: status.pid.unsigned_abs(),
             ids: GroupIds {
@@ -124,7 +164,7 @@ impl From<Seen> for ThreadIds {
                 saved: status.sgid.into(),
                 filesystem: status.fgid.into(),
             },
-            supplementary: status.groups.iter().copied().map(Gid::from).collect(),
+            supplementary,
             holds_setgid: holds_setgid(&status),
             is_io_uring,
             name,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::guard::{Guard, SCOPES, Scope};
 use common::kernel;
+use common::sandbox;
 use common::subscriber::{Told, listen, listen_and, told, told_once};
 use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, GroupIds, PermanentDrop};
 use tracing::Level;
@@ -35,6 +36,7 @@ fn main() -> std::process::ExitCode {
         Nothing: a_subscriber_that_uses_a_guard_on_a_refusal_is_told_once,
         Setgid: a_permanent_drop_is_told_once_as_the_new_group,
         Setgid: a_refused_permanent_drop_is_told_as_the_original_group,
+        Setgid: a_guard_whose_drop_is_refused_is_told_as_what_it_was,
     ])
 }
 
@@ -380,7 +382,7 @@ fn a_refused_permanent_drop_is_told_as_the_original_group() {
     let _other = std::thread::spawn(move || _ = wait.recv());
     let is_refusal = |told: &Told| {
         assert_eq!((told.target.as_str(), told.level), ("privilege_guard", Level::WARN));
-        assert!(told.field("asked").starts_with("group 33 for good") && told.field("error").contains("CAP_SETGID"), "{told:?}");
+        assert!(told.field("asked").ends_with("group 33 for good") && told.field("error").contains("CAP_SETGID"), "{told:?}");
         assert_eq!(told.identity, before);
     };
     PermanentDrop::to_group(33).apply().unwrap_err();
@@ -390,4 +392,20 @@ fn a_refused_permanent_drop_is_told_as_the_original_group() {
     is_end(end, Scope::Process, "real and effective group 33");
     assert_eq!(end.identity, before);
     is_refusal(refusal);
+}
+
+fn a_guard_whose_drop_is_refused_is_told_as_what_it_was() {
+    listen();
+    let before = kernel::identity();
+    let refused = |change: GroupChange, asked: &str| {
+        change.assume().unwrap().drop_permanently().unwrap_err();
+        let [end, refusal] = &told()[..] else { panic!("the end of the guard, and the refusal") };
+        is_end(end, Scope::Process, asked);
+        assert_eq!((refusal.level, refusal.field("asked")), (Level::WARN, format!("{asked} for good").as_str()));
+        assert_eq!((&end.identity, &refusal.identity), (&before, &before));
+    };
+    refused(GroupChange::both(33).real(34), "real group 34, effective group 33");
+    // After the groups are changed, and back.
+    sandbox::refuse(libc::SYS_prctl, &[(0, libc::PR_CAPBSET_DROP as u32)]);
+    refused(GroupChange::new().effective(33), "effective group 33");
 }

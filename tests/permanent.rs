@@ -5,6 +5,7 @@ mod common;
 use common::attack::{Siblings, ways_back};
 use common::kernel::{self, CAP_SETGID, CAP_SETPCAP, CAP_SETUID, Capabilities};
 use common::sandbox::{self, Answer};
+use common::sibling::Sibling;
 use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, PermanentDrop};
 
 fn main() -> std::process::ExitCode {
@@ -38,7 +39,10 @@ fn main() -> std::process::ExitCode {
         Root: no_proc_is_in_the_way,
         Setgid: a_kernel_thread_of_an_io_uring_is_in_the_way,
         Setgid: each_step_refused_or_faked,
+        Setgid: what_cannot_be_read_back_is_not_done,
+        Setgid: a_thread_that_keeps_what_leads_back_is_found,
         Setgid: no_new_privs_is_set,
+        Setgid: no_new_privs_that_was_set_before_is_reported,
         Setgid: the_death_signal_survives,
         Setgid: the_report_is_one_line_for_a_log,
     ])
@@ -520,11 +524,58 @@ fn each_step_refused_or_faked() {
     println!("= {rows} rows, 0 false successes");
 }
 
+/// After a step that cannot be undone it would be too late to find that out.
+fn what_cannot_be_read_back_is_not_done() {
+    let read_by: [(libc::c_long, Option<libc::c_int>); 3] =
+        [(libc::SYS_getresuid, None), (libc::SYS_prctl, Some(libc::PR_CAPBSET_READ)), (libc::SYS_prctl, Some(libc::PR_GET_NO_NEW_PRIVS))];
+    for (call, option) in read_by {
+        kernel::passes_in_child(|| {
+            start();
+            let arguments: Vec<_> = option.iter().map(|&option| (0, option as u32)).collect();
+            sandbox::refuse(call, &arguments);
+            for drop in [PermanentDrop::to_group(33).user(1234), PermanentDrop::to_group(33).no_new_privs()] {
+                let error = refused(|| drop.apply());
+                assert!(matches!(error, Error::Unreadable { .. }), "{error}");
+            }
+        });
+    }
+}
+
+/// The securebits of another thread cannot be read beforehand: what it keeps by them is.
+fn a_thread_that_keeps_what_leads_back_is_found() {
+    for of_all in [CAP_SETGID | CAP_SETUID, CAP_SETUID] {
+        kernel::passes_in_child(move || {
+            start();
+            let take = move || {
+                let sets = kernel::capabilities();
+                kernel::set_capabilities(Capabilities { permitted: of_all, effective: of_all, ..sets });
+            };
+            let _keeper = Sibling::start_after(move || {
+                take();
+                // SAFETY: numbers only.
+                assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+            });
+            take();
+            let drop = PermanentDrop::to_group(if of_all & CAP_SETGID == 0 { 7 } else { 33 }).user(1234);
+            let error = drop.apply().unwrap_err();
+            assert!(matches!(error, Error::StillPrivileged { .. }), "{error}");
+        });
+    }
+}
+
 fn no_new_privs_is_set() {
     start();
     let report = PermanentDrop::to_group(33).no_new_privs().apply().unwrap();
     assert!(report.no_new_privs);
     assert!(everything()[0].contains("NoNewPrivs:\t1"));
+}
+
+fn no_new_privs_that_was_set_before_is_reported() {
+    start();
+    assert!(!PermanentDrop::to_group(33).apply().unwrap().no_new_privs);
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    assert!(PermanentDrop::to_group(33).apply().unwrap().no_new_privs);
 }
 
 fn the_death_signal_survives() {
