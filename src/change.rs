@@ -56,6 +56,13 @@ impl GroupChange {
     }
 
     /// Names the real group, as `os.setregid(g, -1)`.
+    ///
+    /// # Examples
+    /// ```
+    /// # use privilege_guard::GroupChange;
+    /// let two = GroupChange::new().real(1004).effective(1005);
+    /// assert_eq!(two.to_string(), "real group 1004, effective group 1005");
+    /// ```
     pub fn real(mut self, group: impl Into<Gid>) -> Self {
         self.named.real = Some(group.into());
         self
@@ -95,6 +102,15 @@ impl GroupChange {
     /// Where a guard of another thread is in the way, asks again for this long before that is [`Error::Busy`]. By default, not at all.
     ///
     /// Nobody queues: where other threads always have guards that are in the way, a process guard may wait in vain.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use privilege_guard::GroupChange;
+    /// use std::time::Duration;
+    ///
+    /// GroupChange::both(1004).wait(Duration::from_secs(1)).assume()?.run(|| println!("no other thread has a guard"))?;
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = longest;
         self
@@ -103,7 +119,8 @@ impl GroupChange {
     /// Makes the change in the whole process (`setresgid(3)` and `setgroups(3)` of libc).
     ///
     /// # Privileges
-    /// CAP_SETGID in the effective set, for supplementary groups and for any group that is not the thread's real, effective or saved one.
+    /// CAP_SETGID in the effective set: for supplementary groups, for any group that is not the thread's real, effective or saved one, and for what
+    /// could not be undone without it ([`Error::Irreversible`]).
     ///
     /// # Errors
     /// [`Error::InvalidGid`], [`Error::TooManyGroups`], [`Error::NoMapping`] for what nobody may ask for; [`Error::NotPermitted`],

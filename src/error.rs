@@ -10,6 +10,8 @@ use crate::ids::GroupIds;
 
 /// Why a change was refused, or could not be undone; each variant says in which state that leaves the process.
 ///
+/// Where [`drop_permanently`](crate::GroupGuard::drop_permanently) returns it, "nothing changed" means that the guard has been undone, as by a drop.
+///
 /// Converts into [`io::Error`]: `PermissionDenied`, `InvalidInput`, `NotFound` and `WouldBlock` where they fit.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -89,8 +91,8 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// What would have to be put back cannot be read. Nothing changed, or it was undone.
-    #[error("what would have to be put back cannot be read: {call}: {}; a seccomp filter must allow this call", Os(source))]
+    /// A call that only reads was refused, or its answer cannot be true. Nothing changed, or it was undone.
+    #[error("{call}: {}; nothing is changed without its answer, so a seccomp filter must allow this call", Os(source))]
     Unreadable {
         /// The system call.
         call: &'static str,
@@ -110,7 +112,9 @@ pub enum Error {
     },
 
     /// A guard of another thread is in the way. Nothing changed.
-    #[error("{holder}; try again when that has ended, give .wait(Duration), or use thread guards only, which do not meet")]
+    #[error(
+        "{holder}; try again when that has ended, give .wait(Duration), or use thread guards everywhere, which never exclude each other"
+    )]
     Busy {
         /// Who is in the way.
         holder: Holder,
@@ -121,7 +125,7 @@ pub enum Error {
     InsideThreadGuard,
 
     /// The guard has living guards inside it: its ids do not count now. From `restore` and `run`, its undoing waits for theirs; else nothing changed.
-    #[error("guards that were made after this one are still alive; end those first, last made first")]
+    #[error("guards that were made after this one are still alive, or could not be undone; end those first, last made first")]
     InnerGuardAlive,
 
     /// The thread is ending: its guards have been undone, and new ones would not be. Nothing changed.
@@ -136,12 +140,12 @@ pub enum Error {
     },
 
     /// A permanent drop was asked for while another guard is alive, on this thread or another, which would be undone into it.
-    /// Nothing changed; a guard that was to be dropped is undone.
+    /// Nothing changed.
     #[error("a guard is alive, on this thread or another, and would still be undone after a permanent drop; end it first")]
     GuardsAlive,
 
     /// Several threads hold CAP_SETGID, or would have it again after an exec, and no call takes a capability from another thread.
-    /// Nothing changed; a guard that was to be dropped is undone.
+    /// Nothing changed.
     #[error(
         "{threads} threads, and CAP_SETGID within reach of some: no call takes a capability from another thread; drop before threads are \
          started, or with PermanentDrop::user from user 0 to another, with plain securebits and nothing inheritable"
@@ -151,7 +155,7 @@ pub enum Error {
         threads: usize,
     },
 
-    /// CAP_SETGID is held, but not in the effective set: it cannot be used, and would still be held after the drop. Nothing changed.
+    /// Of a permanent drop (for a guard see [`Denial`]): CAP_SETGID is held, but not in the effective set. It cannot be used, and would still be held after the drop. Nothing changed.
     #[error("CAP_SETGID is held but not effective, and would be kept; raise it into the effective set first, or give it up")]
     NotEffective,
 
@@ -169,13 +173,14 @@ pub enum Error {
     )]
     NoSetpcap,
 
-    /// `setgroups` is denied in this user namespace, so the supplementary groups cannot be given up. Nothing changed.
+    /// Of a permanent drop (for a guard see [`Denial`]): `setgroups` is denied in this user namespace, so the supplementary groups cannot be given
+    /// up. Nothing changed.
     #[error("setgroups is denied in this user namespace (/proc/self/setgroups), so supplementary groups cannot be given up")]
     SetgroupsDenied,
 
-    /// A kernel thread of an io_uring keeps the identity that it was made under. Nothing changed.
+    /// A kernel thread in this process, of an io_uring or of vhost, keeps the identity that it was made under. Nothing changed.
     #[error(
-        "thread {thread_id} is a kernel thread of an io_uring, which keeps its groups; close the ring first, and make it after the drop"
+        "thread {thread_id} is a kernel thread of an io_uring (or of vhost), which keeps its groups; close that first, and make it after the drop"
     )]
     IoUring {
         /// The thread's id.
@@ -207,7 +212,7 @@ pub enum Error {
         finding: String,
     },
 
-    /// One group was needed, and the guard's change names two or none. Nothing changed by this call.
+    /// One group was needed, and the guard's change names two or none. Nothing changed.
     #[error("the guard's change names {asked}: one group has to be named, as GroupGuard::assume does")]
     Ambiguous {
         /// The change.

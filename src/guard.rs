@@ -24,25 +24,6 @@ use crate::{event, last_words, permanent};
 ///
 /// Neither `Send` nor `Sync`: it belongs to the thread whose ids it keeps, and a task that holds it across an `.await` cannot be spawned.
 ///
-/// ```compile_fail
-/// # fn spawn<F: std::future::Future + Send>(_: F) {}
-/// # async fn reply() {}
-/// spawn(async {
-///     let guard = privilege_guard::GroupGuard::assume_on_thread(1004);
-///     reply().await;
-///     drop(guard);
-/// });
-/// ```
-/// ```
-/// # fn spawn<F: std::future::Future + Send>(_: F) {}
-/// # async fn reply() {}
-/// spawn(async {
-///     let guard = privilege_guard::GroupGuard::assume_on_thread(1004);
-///     drop(guard);
-///     reply().await;
-/// });
-/// ```
-///
 /// # Warning
 /// `let _ = GroupGuard::assume(g)?;` ends the guard at once: name it, or use [`run`](Self::run).
 ///
@@ -55,6 +36,27 @@ use crate::{event, last_words, permanent};
 ///     std::fs::write("report", "owned by group 1004")?;
 /// } // exactly what it was
 /// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Held across an `.await`, it does not compile:
+/// ```compile_fail
+/// # fn spawn<F: std::future::Future + Send>(_: F) {}
+/// # async fn reply() {}
+/// spawn(async {
+///     let guard = privilege_guard::GroupGuard::assume_on_thread(1004);
+///     reply().await;
+///     drop(guard);
+/// });
+/// ```
+/// Ended before that, it does:
+/// ```
+/// # fn spawn<F: std::future::Future + Send>(_: F) {}
+/// # async fn reply() {}
+/// spawn(async {
+///     let guard = privilege_guard::GroupGuard::assume_on_thread(1004);
+///     drop(guard);
+///     reply().await;
+/// });
 /// ```
 #[must_use = "the group is put back when the guard is dropped: name it (`let _guard = ...`), or use `run`"]
 pub struct GroupGuard<S: Scope = Process> {
@@ -70,10 +72,10 @@ impl GroupGuard<Process> {
     /// Short for [`GroupChange::both`]`(group).`[`assume`](GroupChange::assume)`()`.
     ///
     /// # Privileges
-    /// CAP_SETGID in the effective set, for any group that is not the thread's real, effective or saved one.
+    /// As for [`GroupChange::assume`].
     ///
     /// # Errors
-    /// As for [`GroupChange::assume`]: nothing changed.
+    /// As for [`GroupChange::assume`].
     ///
     /// # Examples
     /// ```
@@ -96,10 +98,10 @@ impl GroupGuard<Process> {
     /// A child that is executed meanwhile still has the original real group; so a set-group-ID program prefers this to [`assume`](Self::assume).
     ///
     /// # Privileges
-    /// As for [`assume`](Self::assume).
+    /// As for [`GroupChange::assume`].
     ///
     /// # Errors
-    /// As for [`GroupChange::assume`]: nothing changed.
+    /// As for [`GroupChange::assume`].
     ///
     /// # Examples
     /// ```
@@ -117,10 +119,10 @@ impl GroupGuard<Process> {
     /// Makes this group the real group of the whole process, as `os.setregid(g, -1)`.
     ///
     /// # Privileges
-    /// As for [`assume`](Self::assume).
+    /// As for [`GroupChange::assume`].
     ///
     /// # Errors
-    /// As for [`GroupChange::assume`]: nothing changed.
+    /// As for [`GroupChange::assume`].
     ///
     /// # Examples
     /// ```
@@ -212,13 +214,13 @@ impl GroupGuard<Thread> {
     /// each request as another group: its threads never meet, and other threads never change.
     ///
     /// # Privileges
-    /// CAP_SETGID in the effective set of the thread, for any group that is not its real, effective or saved one.
+    /// As for [`GroupChange::assume`].
     ///
     /// # Warning
     /// A thread or process started meanwhile has the group, and keeps it: also the threads of a pool that is started on first use.
     ///
     /// # Errors
-    /// As for [`GroupChange::assume_on_thread`]: nothing changed.
+    /// As for [`GroupChange::assume_on_thread`].
     ///
     /// # Examples
     /// ```no_run
@@ -274,7 +276,7 @@ impl<S: Scope> GroupGuard<S> {
     /// # Errors
     /// [`Error::NotRestored`] where the kernel refuses: the process is still under the wrong group, so end it. The guard counts as alive from
     /// then on, is never undone, and dropping a guard that was made before it aborts. [`Error::InnerGuardAlive`] where guards made after this
-    /// one are alive: nothing changed, and the undoing waits for theirs.
+    /// one are alive: nothing changed, and the undoing waits for theirs. [`Error::ThreadEnding`] where it has been undone, at the end of the thread.
     ///
     /// # Examples
     /// ```
@@ -330,8 +332,10 @@ impl<S: Scope> GroupGuard<S> {
     /// As for the guard itself.
     ///
     /// # Errors
-    /// [`Error::Ambiguous`] where the change named two groups or none, [`Error::InnerGuardAlive`] on any guard but the innermost, and what
-    /// [`GroupChange::assume`] refuses. The group stays what it was; where a change that half succeeded cannot be undone, the process aborts.
+    /// [`Error::Ambiguous`] where the change named two groups or none, [`Error::InnerGuardAlive`] on any guard but the innermost,
+    /// [`Error::ThreadEnding`] on one that has been undone; [`Error::InvalidGid`], [`Error::NoMapping`], [`Error::NotPermitted`],
+    /// [`Error::Irreversible`], [`Error::Call`], [`Error::Unreadable`] as for [`GroupChange::assume`]. The group stays what it was; where a change
+    /// that half succeeded cannot be undone, the process aborts.
     ///
     /// # Examples
     /// ```no_run

@@ -90,7 +90,7 @@ impl From<Gid> for unistd::Gid {
     }
 }
 
-/// Decimal digits only: no sign, no space, and not [`u32::MAX`].
+/// Decimal digits only: no sign, no space, and not [`u32::MAX`]; else [`Error::NotAGid`].
 impl FromStr for Gid {
     type Err = Error;
 

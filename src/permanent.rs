@@ -64,7 +64,7 @@ impl PermanentDrop {
     /// ```
     /// use privilege_guard::{Error, PermanentDrop};
     ///
-    /// let root = PermanentDrop::to_account("root")?;
+    /// assert!(PermanentDrop::to_account("root").is_ok());
     /// assert!(matches!(PermanentDrop::to_account("no-such-user"), Err(Error::UnknownAccount { .. })));
     /// # Ok::<(), Error>(())
     /// ```
@@ -119,6 +119,21 @@ impl PermanentDrop {
     /// [`Error::TooManyGroups`], [`Error::NoMapping`], [`Error::NoUserMapping`], [`Error::ThreadEnding`]. Refused on the way and undone: [`Error::NotPermitted`],
     /// [`Error::Call`], [`Error::Unreadable`]. Found when it was too late to undo: [`Error::StillPrivileged`]; end the process. Where a try to get back succeeds, the
     /// process aborts.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use privilege_guard::{Error, PermanentDrop};
+    ///
+    /// match PermanentDrop::to_group(1004).user(1004).supplementary([1005]).apply() {
+    ///     Ok(report) => eprintln!("{report}"),
+    ///     Err(error @ Error::StillPrivileged { .. }) => {
+    ///         eprintln!("{error}");
+    ///         std::process::abort()
+    ///     }
+    ///     Err(error) => return Err(error), // nothing has changed
+    /// }
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn apply(self) -> Result<DropReport, Error> {
         GroupGuard::apply_permanent(&self)
     }
