@@ -5,7 +5,7 @@ mod common;
 
 use common::attack::ways_back;
 use common::guard::SCOPES;
-use common::kernel::{self, CAP_SETGID, Identity, Namespace};
+use common::kernel::{self, CAP_SETGID, Identity, Namespace, SUBORDINATE};
 use privilege_guard::{GroupChange, PermanentDrop};
 
 fn main() -> std::process::ExitCode {
@@ -30,8 +30,6 @@ const OTHER: Option<u32> = Some(1235);
 
 /// Every drop, with every capability, from user and group 0.
 const ANYTHING: [(u32, Option<u32>); 4] = [(0, None), (0, OTHER), (OTHER_GROUP, None), (OTHER_GROUP, OTHER)];
-
-const SUBORDINATE: Namespace = Namespace { ids: [100_000; 4], groups: &[100_004], gid_map: "0 100000 10000", denies_setgroups: false };
 
 fn as_the_run_is() {
     check();
