@@ -4,7 +4,7 @@
 mod common;
 
 use common::attack::ways_back;
-use common::guard::SCOPES;
+use common::guard::{self, SCOPES};
 use common::kernel::{self, CAP_SETGID, Identity, Namespace, SUBORDINATE};
 use privilege_guard::{GroupChange, PermanentDrop};
 
@@ -170,9 +170,7 @@ fn wishes(groups: &[u32], supplementary: &[u32]) -> Vec<Wish> {
 
 impl Wish {
     fn change(&self) -> GroupChange {
-        let change = self.real.into_iter().fold(GroupChange::new(), GroupChange::real);
-        let change = self.effective.into_iter().fold(change, GroupChange::effective);
-        self.groups.iter().cloned().fold(change, GroupChange::supplementary)
+        guard::change(self.real, self.effective, self.groups.as_deref())
     }
 
     #[track_caller]
