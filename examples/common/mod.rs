@@ -1,4 +1,4 @@
-//! What the examples share: how they run and end, and how they verify. Whom they ask is in `kernel` and `files`, and never the library.
+//! What the examples share: how they run, verify and end. What they ask the kernel, without the library, is in `kernel` and `files`.
 
 #![allow(dead_code, reason = "each example uses a part of it")]
 
