@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{Identity, group_of_new_file, verify};
+use common::files::group_of_new_file;
+use common::kernel::Identity;
+use common::verify;
 use privilege_guard::GroupGuard;
 
 fn main() -> std::process::ExitCode {

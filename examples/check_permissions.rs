@@ -2,13 +2,15 @@
 //!
 //! Run as root: `cargo build --examples && sudo target/debug/examples/check_permissions`.
 
-mod drop_common;
+mod common;
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 
-use drop_common::{Result, may_read, verify};
+use common::files::{self, may_read};
+use common::kernel::Status;
+use common::{Outcome, verify};
 use privilege_guard::{GroupChange, GroupGuard};
 use rustix::thread::CapabilitySet;
 
@@ -20,19 +22,19 @@ const OWNER: u32 = 1000;
 const ORDINARY_USER: u32 = 1234;
 
 fn main() -> ExitCode {
-    drop_common::run_as_root(&[0, GROUP, OTHER_GROUP, OWNER, ORDINARY_USER], check_permissions)
+    common::run_as_root(&[0, GROUP, OTHER_GROUP, OWNER, ORDINARY_USER], check_permissions)
 }
 
-fn check_permissions() -> Result<()> {
-    let before = drop_common::own_status()?;
-    let folder = drop_common::folder(0)?;
-    let file = |name, group| drop_common::file(folder.path().join(name), (OWNER, group), 0o440, "Test content");
+fn check_permissions() -> Outcome {
+    let before = Status::read()?;
+    let folder = files::folder(0)?;
+    let file = |name, group| files::file(folder.path().join(name), (OWNER, group), 0o440, "Test content");
     let (of_group, of_other) = (file("of-1005", GROUP)?, file("of-1006", OTHER_GROUP)?);
 
     println!("The tutorial's check, as root under group {GROUP}:");
     for file in [&of_group, &of_other] {
         let opens = GroupGuard::assume(GROUP)?.run(|| may_read(file))??;
-        verify(opens, format_args!("{} opens", name(file)))?;
+        verify(format_args!("{} opens", name(file)), opens, true)?;
     }
     println!("It says nothing of the group: root's CAP_DAC_OVERRIDE opens both.");
 
@@ -40,14 +42,13 @@ fn check_permissions() -> Result<()> {
     for (group, file, may) in
         [(GROUP, &of_group, true), (GROUP, &of_other, false), (OTHER_GROUP, &of_group, false), (OTHER_GROUP, &of_other, true)]
     {
-        let verdict = if may { "may" } else { "may not" };
-        verify(group_may_read(group, file)? == may, format_args!("group {group} {verdict} open {}", name(file)))?;
+        verify(format_args!("group {group} may open {}", name(file)), group_may_read(group, file)?, may)?;
     }
-    verify(drop_common::own_status()? == before, "this thread is what it was, with all its capabilities")
+    verify("this thread is what it was, with all its capabilities", Status::read()? == before, true)
 }
 
 /// Whether members of the group may read the file, as members and in no other way.
-fn group_may_read(group: u32, file: &Path) -> Result<bool> {
+fn group_may_read(group: u32, file: &Path) -> Outcome<bool> {
     // On a thread of its own, so that nothing has to be given back; and so the guard is one of the thread.
     let asked = thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -62,7 +63,7 @@ fn group_may_read(group: u32, file: &Path) -> Result<bool> {
 }
 
 /// For the calling thread: what passes every check of permissions, and the user, who may own the file.
-fn give_up_roots_rights() -> Result<()> {
+fn give_up_roots_rights() -> Outcome {
     let passes_checks = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
     let mut sets = rustix::thread::capabilities(None)?;
     sets.effective.remove(passes_checks);
@@ -70,7 +71,7 @@ fn give_up_roots_rights() -> Result<()> {
     // With plain securebits this alone would take them too.
     nix::unistd::setfsuid(ORDINARY_USER.into());
 
-    let now = drop_common::own_status()?;
+    let now = Status::read()?;
     if now.users[3] != ORDINARY_USER || now.effective_capabilities & passes_checks.bits() != 0 {
         return Err(format!("root's rights are not given up: {now:?}").into());
     }

@@ -3,7 +3,7 @@
 //! Run as root: `cargo build --examples && sudo target/debug/examples/daemon [ACCOUNT]`. It starts the daemon on a free port of
 //! loopback, and is then its client.
 
-mod drop_common;
+mod common;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -16,7 +16,9 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use drop_common::{CannotRun, Result, Tries, http, may_write, verify};
+use common::files::{self, may_write};
+use common::kernel::{self, Identity, Status, Tries};
+use common::{CannotRun, Outcome, http, verify};
 use nix::unistd::{User, getgrouplist};
 use privilege_guard::{DropReport, PermanentDrop};
 
@@ -28,14 +30,14 @@ const WORKERS: usize = 4;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [_, "serve", account, log] => drop_common::run(|| daemon(account, log.as_ref())),
-        [_] => drop_common::run_as_root(&[0], || client("www-data")),
-        [_, account] => drop_common::run_as_root(&[0], || client(account)),
-        _ => drop_common::run(|| Err(CannotRun("daemon [ACCOUNT]".into()).into())),
+        [_, "serve", account, log] => common::exit_code(daemon(account, log.as_ref())),
+        [_] => common::run_as_root(&[0], || client("www-data")),
+        [_, account] => common::run_as_root(&[0], || client(account)),
+        _ => common::exit_code(Err(CannotRun("daemon [ACCOUNT]".into()).into())),
     }
 }
 
-fn daemon(account: &str, log: &Path) -> Result<()> {
+fn daemon(account: &str, log: &Path) -> Outcome {
     // What needs root comes first, and stays: descriptors are not asked again who holds them.
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let log_file = OpenOptions::new().append(true).create(true).mode(0o640).open(log)?;
@@ -62,13 +64,13 @@ struct Server {
 }
 
 impl Server {
-    fn new(listener: TcpListener, log: File, report: DropReport) -> Result<Self> {
+    fn new(listener: TcpListener, log: File, report: DropReport) -> Outcome<Self> {
         listener.set_nonblocking(true)?;
-        let tries = Mutex::new(vec![drop_common::try_to_get_back([0])?]);
+        let tries = Mutex::new(vec![kernel::try_to_get_back([0])?]);
         Ok(Server { listener, log, report, tries, answered: AtomicU32::new(0), until: Instant::now() + LONGEST })
     }
 
-    fn serve(&self) -> Result<()> {
+    fn serve(&self) -> Outcome {
         let all_have_tried = Barrier::new(WORKERS);
         thread::scope(|scope| {
             let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(|| self.work(&all_have_tried))).collect();
@@ -76,8 +78,8 @@ impl Server {
         })
     }
 
-    fn work(&self, all_have_tried: &Barrier) -> Result<()> {
-        let tries = drop_common::try_to_get_back([0]);
+    fn work(&self, all_have_tried: &Barrier) -> Outcome {
+        let tries = kernel::try_to_get_back([0]);
         if let (Ok(tries), Ok(mut all)) = (&tries, self.tries.lock()) {
             all.push(tries.clone());
         }
@@ -97,7 +99,7 @@ impl Server {
         Ok(())
     }
 
-    fn answer(&self, stream: &TcpStream, client: SocketAddr) -> Result<()> {
+    fn answer(&self, stream: &TcpStream, client: SocketAddr) -> Outcome {
         let request = http::read_request(stream)?;
         let (status, body) = match request.as_deref() {
             Ok("/identity") => self.identity().map_or_else(|error| (500, error.to_string()), |body| (200, body)),
@@ -108,9 +110,9 @@ impl Server {
         Ok(http::answer(stream, status, &body)?)
     }
 
-    fn identity(&self) -> Result<String> {
+    fn identity(&self) -> Outcome<String> {
         let tries = self.tries.lock().map_err(|_| "a worker has panicked")?;
-        if let Some(way_back) = tries.iter().find(|tries| !tries.answered.is_empty()) {
+        if let Some(way_back) = tries.iter().find(|tries| !tries.all_refused()) {
             return Err(way_back.to_string().into());
         }
         let mut lines = vec![self.report.to_string()];
@@ -121,41 +123,42 @@ impl Server {
 }
 
 /// Starts the daemon, asks it what it is, and the kernel whether that is so.
-fn client(account: &str) -> Result<()> {
+fn client(account: &str) -> Outcome {
     let known = User::from_name(account)?;
     let known = known.ok_or_else(|| CannotRun(format!("there is no account {account}; name another: daemon ACCOUNT")))?;
     let (user, group) = (known.uid.as_raw(), known.gid.as_raw());
     if user == 0 || group == 0 {
         return Err(CannotRun(format!("{account} is root, or in its group; name another: daemon ACCOUNT")).into());
     }
-    if let Some(missing) = drop_common::missing(&[user, group])? {
+    if let Some(missing) = kernel::missing(&[user, group])? {
         return Err(CannotRun(format!("{account} needs {missing}")).into());
     }
     let supplementary = getgrouplist(&std::ffi::CString::new(account)?, known.gid)?;
 
-    let folder = drop_common::folder(0)?;
+    let folder = files::folder(0)?;
     let log = folder.path().join("daemon.log");
     let mut daemon = Daemon::start(account, &log)?;
     println!("the daemon listens on {}", daemon.address);
 
     let ask = |line: &str| http::ask(daemon.address, line);
-    verify(ask("GET /nothing HTTP/1.1")?.0 == 404, "GET /nothing: 404")?;
-    verify(ask("POST /identity HTTP/1.1")?.0 == 405, "POST /identity: 405")?;
-    verify(ask("nonsense")?.0 == 400, "nonsense: 400")?;
+    verify("GET /nothing", ask("GET /nothing HTTP/1.1")?.0, 404)?;
+    verify("POST /identity", ask("POST /identity HTTP/1.1")?.0, 405)?;
+    verify("nonsense", ask("nonsense")?.0, 400)?;
     let (status, identity) = ask("GET /identity HTTP/1.1")?;
     print!("{}", identity.lines().map(|line| format!("    {line}\n")).collect::<String>());
-    verify(status == 200, "GET /identity: 200")?;
+    verify("GET /identity", status, 200)?;
 
-    let threads = drop_common::statuses(daemon.process.id())?;
-    let mut expected: Vec<u32> = supplementary.iter().map(|gid| gid.as_raw()).collect();
-    expected.sort_unstable();
-    verify(threads.len() == WORKERS + 1, format_args!("it has {} threads", WORKERS + 1))?;
-    verify(threads.iter().all(|thread| thread.users == [user; 4]), format_args!("all user ids of all threads are {user}"))?;
-    verify(threads.iter().all(|thread| thread.groups == [group; 4]), format_args!("all group ids of all threads are {group}"))?;
-    verify(threads.iter().all(|thread| thread.supplementary == expected), format_args!("supplementary groups: {expected:?}"))?;
-    verify(threads.iter().all(|thread| thread.held_capabilities == 0 && thread.no_new_privs), "no capability, and no_new_privs")?;
-    let tried = identity.lines().filter(|line| line.ends_with("raw calls to get back, refused")).count();
-    verify(tried == threads.len(), "each thread has tried to get back, and was refused")?;
+    let threads = Status::read_all(daemon.process.id())?;
+    let mut supplementary: Vec<u32> = supplementary.iter().map(|gid| gid.as_raw()).collect();
+    supplementary.sort_unstable();
+    let groups = Identity { supplementary, ..Identity::only(group) };
+    verify("threads", threads.len(), WORKERS + 1)?;
+    verify(format_args!("all user ids of all threads are {user}"), threads.iter().all(|thread| thread.users == [user; 4]), true)?;
+    verify(format_args!("the groups of all threads are {groups}"), threads.iter().all(|thread| thread.groups == groups), true)?;
+    verify("no thread has a capability", threads.iter().all(|thread| thread.held_capabilities == 0), true)?;
+    verify("every thread has no_new_privs", threads.iter().all(|thread| thread.no_new_privs), true)?;
+    let tried = identity.lines().filter(|line| line.ends_with("raw calls refused")).count();
+    verify("threads that tried to get back, and were refused", tried, threads.len())?;
 
     let asked = thread::scope(|scope| {
         let clients: Vec<_> = (4..CONNECTIONS).map(|_| scope.spawn(|| ask("GET /identity HTTP/1.1"))).collect();
@@ -164,16 +167,14 @@ fn client(account: &str) -> Result<()> {
             .map(|client| client.join().is_ok_and(|answer| answer.is_ok_and(|(status, _)| status == 200)))
             .collect::<Vec<_>>()
     });
-    verify(asked.iter().all(|&ok| ok), format_args!("{} more at the same time: 200", asked.len()))?;
-    verify(daemon.process.wait()?.success(), format_args!("it has ended after {CONNECTIONS} connections"))?;
+    verify("answered at the same time", asked.iter().filter(|&&ok| ok).count(), asked.len())?;
+    verify(format_args!("it has ended after {CONNECTIONS} connections"), daemon.process.wait()?.success(), true)?;
 
     // It could not open this file any more, and wrote to it all the time.
     let owner = fs::metadata(&log)?;
     let lines = fs::read_to_string(&log)?.lines().count();
-    verify(
-        owner.uid() == 0 && lines == CONNECTIONS as usize + 1,
-        "its log is root's, and was written to the end: an open descriptor stays open",
-    )
+    verify("owner of its log", owner.uid(), 0)?;
+    verify("lines in it: an open descriptor stays open", lines, CONNECTIONS as usize + 1)
 }
 
 struct Daemon {
@@ -182,7 +183,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(account: &str, log: &Path) -> Result<Self> {
+    fn start(account: &str, log: &Path) -> Outcome<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         let mut process = command.args(["serve", account]).arg(log).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();

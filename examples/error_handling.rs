@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Identity, Outcome, verify};
+use common::kernel::Identity;
+use common::{Outcome, verify};
 use privilege_guard::{Error, Gid, GroupChange};
 
 fn main() -> std::process::ExitCode {
@@ -18,12 +19,12 @@ fn main() -> std::process::ExitCode {
         };
 
         attempt("1. Valid group ID", Some(group), Some(group))?;
-        attempt("2. Large group ID", Some(999_999.into()), Some(999_999.into()))?;
-        attempt("3. Group ID of nobody", Some(65534.into()), Some(65534.into()))?;
+        attempt("2. Large group ID", Some(999_999), Some(999_999))?;
+        attempt("3. Group ID of nobody", Some(65534), Some(65534))?;
         attempt("4. Real only", Some(group), None)?;
         attempt("5. Effective only", None, Some(group))?;
         attempt("6. No change", None, None)?;
-        attempt("7. Out of range", Some(u32::MAX.into()), Some(u32::MAX.into()))?;
+        attempt("7. Out of range", Some(u32::MAX), Some(u32::MAX))?;
         for text in ["4294967296", "-1"] {
             match text.parse::<Gid>() {
                 Err(error @ Error::NotAGid { .. }) => println!("  Invalid: {error}"),
@@ -35,7 +36,7 @@ fn main() -> std::process::ExitCode {
 }
 
 /// `os.setregid(real, effective)`, with `None` for -1. Returns the refusal where the privilege was missing.
-fn try_setregid(real: Option<Gid>, effective: Option<Gid>) -> Outcome<Option<Error>> {
+fn try_setregid(real: Option<u32>, effective: Option<u32>) -> Outcome<Option<Error>> {
     let before = Identity::read()?;
     let mut change = GroupChange::new();
     change = real.into_iter().fold(change, GroupChange::real);

@@ -6,13 +6,13 @@
 //! sudo target/debug/examples/file_server
 //! sudo target/debug/examples/file_server --control    # libc's setegid, which changes all threads, in the guard's place
 //! ```
-//!
-//! Exit code: 0 where that was seen which should be (with `--control`: files of the wrong group), 1 where not, 2 without CAP_SETGID.
+
+mod common;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -21,6 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use common::{Outcome, files, verify};
 use nix::unistd;
 use privilege_guard::GroupGuard;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
@@ -46,11 +47,17 @@ struct Arguments {
 }
 
 const FIRST_GROUP: u32 = 2001;
+/// Owns what is served.
+const OWNER: u32 = 1;
 
 /// Takes care of what hangs.
 const LONGEST: Duration = Duration::from_secs(120);
 
 impl Arguments {
+    fn all_groups(&self) -> std::ops::Range<u32> {
+        FIRST_GROUP..FIRST_GROUP + self.groups
+    }
+
     /// The group that a request names: another one for each request of a connection, and for neighbouring connections.
     fn group(&self, request: u32) -> u32 {
         FIRST_GROUP + (request + request / self.connections) % self.groups
@@ -59,30 +66,20 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Err(error) = GroupGuard::assume_on_thread(FIRST_GROUP).and_then(GroupGuard::restore) {
-        eprintln!("file_server: {error}\nfile_server: run it as root: sudo {}", std::env::args().next().unwrap_or_default());
-        return ExitCode::from(2);
-    }
+    let ids: Vec<u32> = [0, OWNER].into_iter().chain(arguments.all_groups()).collect();
+    common::run_as_root(&ids, || serve_and_prove(&arguments))
+}
+
+fn serve_and_prove(arguments: &Arguments) -> Outcome {
     thread::spawn(|| {
         thread::sleep(LONGEST);
         eprintln!("file_server: not done after {LONGEST:?}");
         std::process::exit(1)
     });
-    match serve_and_prove(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("file_server: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
 
-/// Whether what should be seen was seen.
-fn serve_and_prove(arguments: &Arguments) -> io::Result<bool> {
-    let folder = tempfile::tempdir()?;
+    let folder = files::folder(0)?;
     let files = Files(folder.path().to_owned());
-    (0..arguments.groups).try_for_each(|index| files.make_shared(FIRST_GROUP + index))?;
+    arguments.all_groups().try_for_each(|group| files.make_shared(group))?;
 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
@@ -98,14 +95,17 @@ fn serve_and_prove(arguments: &Arguments) -> io::Result<bool> {
         match fs::metadata(files.reply(request)) {
             Ok(made) => wrong += u32::from(made.gid() != arguments.group(request)),
             Err(error) if error.kind() == io::ErrorKind::NotFound && refused > 0 => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     let Arguments { control, workers, connections, groups, requests } = arguments;
     let means = if *control { "libc's setegid" } else { "thread guards" };
     println!("{requests} requests on {connections} connections as {groups} groups, {workers} workers with {means}:");
-    println!("{wrong} files have another request's group, {refused} requests were refused");
-    Ok(if *control { wrong > 0 } else { wrong == 0 && refused == 0 })
+    if *control {
+        return verify(format_args!("{wrong} files have another request's group"), wrong > 0, true);
+    }
+    verify("files that have another request's group", wrong, 0)?;
+    verify("requests that were refused", refused, 0)
 }
 
 /// The files that are served, in one folder.
@@ -123,11 +123,8 @@ impl Files {
     }
 
     /// Makes a file that nobody but this group may open: neither its owner, nor others.
-    fn make_shared(&self, group: u32) -> io::Result<()> {
-        let path = self.shared(group);
-        fs::write(&path, format!("for group {group}\n"))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o040))?;
-        chown(&path, Some(1), Some(group))
+    fn make_shared(&self, group: u32) -> Outcome {
+        files::file(self.shared(group), (OWNER, group), 0o040, &format!("for group {group}\n")).map(drop)
     }
 
     /// One request, as the group that the calling thread is in.

@@ -4,7 +4,7 @@
 //! Run as root, it installs itself in a folder of its own, and plays as user 1234:
 //! `cargo build --examples && sudo target/debug/examples/setgid_score`.
 
-mod drop_common;
+mod common;
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -13,7 +13,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use drop_common::{CannotRun, Result, may_read, may_write, verify};
+use common::files::{self, may_read, may_write};
+use common::kernel::{self, Identity, Status};
+use common::{CannotRun, Outcome, verify};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use privilege_guard::{GroupGuard, GroupIds};
 
@@ -24,13 +26,13 @@ const PLAYER: u32 = 1234;
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     match &arguments[..] {
-        [_, play, scores] if play == "play" => drop_common::run(|| play_as_user(scores.as_ref())),
-        _ => drop_common::run_as_root(&[0, GAMES, PLAYER], install_and_play),
+        [_, play, scores] if play == "play" => common::exit_code(play_as_user(scores.as_ref())),
+        _ => common::run_as_root(&[0, GAMES, PLAYER], install_and_play),
     }
 }
 
 /// The program: real group the user's, effective and saved group `games`.
-fn play_as_user(scores: &Path) -> Result<()> {
+fn play_as_user(scores: &Path) -> Outcome {
     let start = GroupIds::current()?;
     println!("started with {start}");
     if start.real == start.effective {
@@ -39,21 +41,22 @@ fn play_as_user(scores: &Path) -> Result<()> {
 
     // First of all, the user's own group is what permission checks go by.
     let as_user = GroupGuard::assume_effective(start.real)?;
-    verify(!may_write(scores)?, "as its user, it cannot write the score file")?;
+    verify("as its user, it can write the score file", may_write(scores)?, false)?;
 
     GroupGuard::assume_effective(start.effective)?.run(|| write_score(scores, 4200))??;
     println!("wrote a score as group {}", start.effective);
-    verify(!may_write(scores)?, "after that, it cannot write the score file")?;
+    verify("after that, it can write the score file", may_write(scores)?, false)?;
 
     let report = as_user.drop_permanently()?;
     println!("dropped: {report}");
 
-    verify(!may_write(scores)? && !may_read(scores)?, "for good, it can neither write nor read the score file")?;
-    let tries = drop_common::try_to_get_back([start.effective.as_raw()])?;
-    verify(tries.answered.is_empty(), format_args!("the group cannot be taken back: {tries}"))?;
-    let now = drop_common::own_status()?;
-    verify(now.groups == [PLAYER; 4] && now.users == [PLAYER; 4], "all ids are the user's")?;
-    verify(now.supplementary.is_empty() && now.held_capabilities == 0, "no supplementary group, no capability")
+    verify("after the drop, it can write the score file", may_write(scores)?, false)?;
+    verify("after the drop, it can read the score file", may_read(scores)?, false)?;
+    kernel::try_to_get_back([start.effective.as_raw()])?.verify_all_refused()?;
+    let now = Status::read()?;
+    verify("groups", now.groups, Identity::only(PLAYER))?;
+    verify("all user ids are the player's", now.users == [PLAYER; 4], true)?;
+    verify("capabilities", now.held_capabilities, 0)
 }
 
 fn write_score(scores: &Path, score: u32) -> io::Result<()> {
@@ -61,16 +64,16 @@ fn write_score(scores: &Path, score: u32) -> io::Result<()> {
     OpenOptions::new().append(true).open(scores)?.write_all(format!("user {PLAYER}: {score}\n").as_bytes())
 }
 
-fn install_and_play() -> Result<()> {
-    let folder = drop_common::folder(0)?;
-    if drop_common::own_status()?.no_new_privs {
+fn install_and_play() -> Outcome {
+    let folder = files::folder(0)?;
+    if Status::read()?.no_new_privs {
         return Err(CannotRun("no_new_privs is set here, and set-group-ID programs get no group".into()).into());
     }
     if statvfs(folder.path())?.flags().intersects(FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC) {
         let folder = std::env::temp_dir();
         return Err(CannotRun(format!("{} is mounted nosuid or noexec; name another folder in TMPDIR", folder.display())).into());
     }
-    let scores = drop_common::file(folder.path().join("scores"), (0, GAMES), 0o660, "")?;
+    let scores = files::file(folder.path().join("scores"), (0, GAMES), 0o660, "")?;
     let game = folder.path().join("game");
     fs::copy("/proc/self/exe", &game)?;
     chown(&game, Some(0), Some(GAMES))?;
@@ -87,6 +90,10 @@ fn install_and_play() -> Result<()> {
     }
 
     let kept = fs::metadata(&scores)?;
-    verify((kept.uid(), kept.gid(), kept.mode() & 0o7777) == (0, GAMES, 0o660), format_args!("the score file is root:{GAMES}, 0660"))?;
-    verify(fs::read_to_string(&scores)? == format!("user {PLAYER}: 4200\n"), "it has the one score")
+    verify(
+        format_args!("the score file is root:{GAMES}, 0660"),
+        (kept.uid(), kept.gid(), kept.mode() & 0o7777) == (0, GAMES, 0o660),
+        true,
+    )?;
+    verify("it holds", fs::read_to_string(&scores)?.trim_end(), &format!("user {PLAYER}: 4200"))
 }

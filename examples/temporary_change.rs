@@ -6,8 +6,10 @@ mod common;
 
 use std::os::unix::fs::MetadataExt;
 
-use common::{Identity, group_of_child, group_of_new_file, verify};
-use privilege_guard::{Gid, GroupGuard};
+use common::files::group_of_new_file;
+use common::kernel::{Identity, group_of_child};
+use common::verify;
+use privilege_guard::GroupGuard;
 
 fn main() -> std::process::ExitCode {
     common::run(|| {
@@ -25,7 +27,7 @@ fn main() -> std::process::ExitCode {
         }
         println!("Back");
         verify("identity", Identity::read()?, before.clone())?;
-        verify("group of the file that was written", Gid::from(report.metadata()?.gid()), group)?;
+        verify("group of the file that was written", report.metadata()?.gid(), group)?;
         verify("group of a new file", group_of_new_file()?, before.effective)?;
 
         println!("The same with a panic, on purpose");

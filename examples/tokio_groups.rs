@@ -4,13 +4,16 @@
 //! sudo target/debug/examples/tokio_groups
 //! ```
 //!
-//! Every group that is printed is what the kernel says of the thread (`/proc/thread-self/status`).
-//! Exit code: 2 without CAP_SETGID, 101 where something is not as it is told here.
+//! Every group that is verified is what the kernel says of the thread.
+
+mod common;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use common::kernel::Identity;
+use common::{Outcome, verify};
 use privilege_guard::{Error, GroupGuard};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local, yield_now};
@@ -19,26 +22,17 @@ const GROUP: u32 = 2001;
 const POOL: usize = 3;
 
 fn main() -> ExitCode {
-    if let Err(error) = GroupGuard::assume_on_thread(GROUP).and_then(GroupGuard::restore) {
-        eprintln!("tokio_groups: {error}\ntokio_groups: run it as root: sudo {}", std::env::args().next().unwrap_or_default());
-        return ExitCode::from(2);
-    }
-    let shown = between_awaits()
-        .and_then(|()| inside_spawn_blocking())
-        .and_then(|()| held_in_block_on())
-        .and_then(|()| held_in_a_local_set())
-        .and_then(|()| a_pool_started_under_a_guard());
-    match shown {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("tokio_groups: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::run(|| {
+        between_awaits()?;
+        inside_spawn_blocking()?;
+        held_in_block_on()?;
+        held_in_a_local_set()?;
+        a_pool_started_under_a_guard()
+    })
 }
 
 /// Compiles: the guard has ended before the task may go on as another thread's.
-fn between_awaits() -> Result<(), Error> {
+fn between_awaits() -> Outcome {
     let own = group_of_this_thread();
     let runtime = several_threads();
     let task = runtime.spawn(async {
@@ -47,10 +41,6 @@ fn between_awaits() -> Result<(), Error> {
         yield_now().await;
         Ok::<_, Error>((inside, group_of_this_thread()))
     });
-    let (inside, after) = runtime.block_on(task).expect("the task")?;
-    println!("a task, between two awaits: group {inside}; after the next await: {after}");
-    assert_eq!((inside, after), (GROUP, own));
-
     // Does not compile:
     //
     //     runtime.spawn(async {
@@ -64,11 +54,13 @@ fn between_awaits() -> Result<(), Error> {
     //
     // At the await the worker thread would go on with another task, as this one's group; and this task could go on upon
     // another thread, which is not in the group.
-    Ok(())
+    let (inside, after) = runtime.block_on(task).expect("the task")?;
+    verify("group of a task, between two awaits", inside, GROUP)?;
+    verify("group of a task, after the next await", after, own)
 }
 
 /// The way for work that waits for files: one thread, from beginning to end.
-fn inside_spawn_blocking() -> Result<(), Error> {
+fn inside_spawn_blocking() -> Outcome {
     let own = group_of_this_thread();
     let runtime = several_threads();
     let (inside, after) = runtime.block_on(async {
@@ -76,14 +68,13 @@ fn inside_spawn_blocking() -> Result<(), Error> {
         let inside = spawn_blocking(work).await.expect("the work")?;
         Ok::<_, Error>((inside, spawn_blocking(group_of_this_thread).await.expect("the work")))
     })?;
-    println!("spawn_blocking, under a guard of its own: group {inside}; the next one: {after}");
-    assert_eq!((inside, after), (GROUP, own));
-    Ok(())
+    verify("group in spawn_blocking, under a guard of its own", inside, GROUP)?;
+    verify("group in the next spawn_blocking", after, own)
 }
 
 /// Compiles, since `block_on` asks for no `Send`. Its own future stays on this thread; what else this thread runs meanwhile
 /// is up to the runtime: nothing with several threads, every task with one.
-fn held_in_block_on() -> Result<(), Error> {
+fn held_in_block_on() -> Outcome {
     let own = group_of_this_thread();
     let held = |runtime: Runtime| {
         runtime.block_on(async {
@@ -93,13 +84,12 @@ fn held_in_block_on() -> Result<(), Error> {
         })
     };
     let (several, one) = (held(several_threads())?, held(one_thread())?);
-    println!("block_on, a guard held across an await: another task ran as group {several} on its own thread, as {one} on the same");
-    assert_eq!((several, one), (own, GROUP));
-    Ok(())
+    verify("block_on, a guard held across an await: group of another task, on its own thread", several, own)?;
+    verify("block_on, a guard held across an await: group of another task, on the same thread", one, GROUP)
 }
 
 /// Compiles, since local tasks need no `Send`: and the other local tasks run as the group of one that waits.
-fn held_in_a_local_set() -> Result<(), Error> {
+fn held_in_a_local_set() -> Outcome {
     let own = group_of_this_thread();
     let (wrong, right) = LocalSet::new().block_on(&one_thread(), async {
         let holder = spawn_local(async {
@@ -120,13 +110,12 @@ fn held_in_a_local_set() -> Result<(), Error> {
         let right = spawn_local(async { group_of_this_thread() }).await.expect("the other task");
         holder.await.expect("the holder").map(|()| (wrong, right))
     })?;
-    println!("LocalSet, a guard held across an await: another local task ran as group {wrong}; with `run`: {right}");
-    assert_eq!((wrong, right), (GROUP, own));
-    Ok(())
+    verify("LocalSet, a guard held across an await: group of another task", wrong, GROUP)?;
+    verify("LocalSet, work in `run`: group of another task", right, own)
 }
 
 /// A thread inherits the group of the one that starts it, for good: tokio starts the threads of the blocking pool when they are first needed.
-fn a_pool_started_under_a_guard() -> Result<(), Error> {
+fn a_pool_started_under_a_guard() -> Outcome {
     let own = group_of_this_thread();
     let runtime = with_pool_of(1);
     let guard = GroupGuard::assume_on_thread(GROUP)?;
@@ -150,9 +139,8 @@ fn a_pool_started_under_a_guard() -> Result<(), Error> {
     let work = runtime.spawn_blocking(group_of_this_thread);
     guard.restore()?;
     let warm = runtime.block_on(work).expect("the work");
-    println!("a blocking pool first used under a guard works as group {later} ever after; one that was started before: {warm}");
-    assert_eq!((later, warm), (GROUP, own));
-    Ok(())
+    verify("group of a blocking pool that was first used under a guard, ever after", later, GROUP)?;
+    verify("group of a blocking pool that was started before", warm, own)
 }
 
 fn several_threads() -> Runtime {
@@ -167,9 +155,6 @@ fn with_pool_of(threads: usize) -> Runtime {
     Builder::new_current_thread().max_blocking_threads(threads).thread_keep_alive(Duration::MAX).build().expect("a runtime")
 }
 
-/// Its effective group, as the kernel says.
 fn group_of_this_thread() -> u32 {
-    let status = std::fs::read_to_string("/proc/thread-self/status").expect("/proc");
-    let ids = status.lines().find_map(|line| line.strip_prefix("Gid:")).expect("the line of the group ids");
-    ids.split_whitespace().nth(1).and_then(|effective| effective.parse().ok()).expect("the second of four")
+    Identity::read().expect("/proc").effective
 }

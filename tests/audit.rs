@@ -292,24 +292,16 @@ fn an_io_uring_thread_keeps_its_identity_under_a_process_guard() {
     assert_eq!(kernel::identity(), start);
 }
 
-/// Runs `f` in a child whose mount namespace has an empty file system there.
-fn with_nothing_at(path: &std::ffi::CStr, f: impl FnOnce()) {
-    let status = kernel::in_child(|| {
-        let none = std::ptr::null();
-        // SAFETY: valid strings, and null where the kernel takes it.
-        unsafe {
-            assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
-            assert_eq!(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()), 0);
-            assert_eq!(libc::mount(c"none".as_ptr(), path.as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()), 0);
-        }
+/// Runs `f` in a child that sees nothing in there.
+fn with_nothing_at(folder: &str, f: impl FnOnce()) {
+    kernel::passes_in_child(|| {
+        kernel::hide(folder);
         f();
-        0
     });
-    assert!(status.success(), "{status}");
 }
 
 fn an_audit_without_proc_is_an_error() {
-    with_nothing_at(c"/proc", || {
+    with_nothing_at("/proc", || {
         let before = kernel::getresgid();
         let error = threads().unwrap_err();
         assert!(matches!(error, Error::Proc { .. }), "{error:?}");
@@ -324,5 +316,5 @@ fn an_audit_without_proc_is_an_error() {
 
 /// A list that leaves out who reads it is no list of this process's threads.
 fn an_audit_without_its_own_thread_is_an_error() {
-    with_nothing_at(c"/proc/self/task", || assert!(matches!(threads(), Err(Error::Proc { .. })), "{:?}", threads()));
+    with_nothing_at("/proc/self/task", || assert!(matches!(threads(), Err(Error::Proc { .. })), "{:?}", threads()));
 }

@@ -148,7 +148,7 @@ fn a_group_that_is_not_mapped() {
 }
 
 fn an_id_that_could_not_be_put_back() {
-    let namespace = Namespace { ids: [1000; 4], groups: &[], gid_map: "0 0 1000\n1001 1001 9000\n", denies_setgroups: false };
+    let namespace = Namespace { ids: [1000; 4], groups: &[], gid_map: "0 0 1000\n1001 1001 9000\n", ..kernel::SUBORDINATE };
     kernel::passes_in(namespace, || {
         says("An id that could not be put back", GroupGuard::assume(1004).unwrap_err());
     });

@@ -4,8 +4,8 @@
 mod common;
 
 use common::attack::ways_back;
-use common::guard::SCOPES;
-use common::kernel::{self, CAP_SETGID, Identity, Namespace};
+use common::guard::{self, SCOPES};
+use common::kernel::{self, CAP_SETGID, Identity, Namespace, SUBORDINATE};
 use privilege_guard::{GroupChange, PermanentDrop};
 
 fn main() -> std::process::ExitCode {
@@ -30,8 +30,6 @@ const OTHER: Option<u32> = Some(1235);
 
 /// Every drop, with every capability, from user and group 0.
 const ANYTHING: [(u32, Option<u32>); 4] = [(0, None), (0, OTHER), (OTHER_GROUP, None), (OTHER_GROUP, OTHER)];
-
-const SUBORDINATE: Namespace = Namespace { ids: [100_000; 4], groups: &[100_004], gid_map: "0 100000 10000", denies_setgroups: false };
 
 fn as_the_run_is() {
     check();
@@ -172,9 +170,7 @@ fn wishes(groups: &[u32], supplementary: &[u32]) -> Vec<Wish> {
 
 impl Wish {
     fn change(&self) -> GroupChange {
-        let change = self.real.into_iter().fold(GroupChange::new(), GroupChange::real);
-        let change = self.effective.into_iter().fold(change, GroupChange::effective);
-        self.groups.iter().cloned().fold(change, GroupChange::supplementary)
+        guard::change(self.real, self.effective, self.groups.as_deref())
     }
 
     #[track_caller]

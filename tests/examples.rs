@@ -1,261 +1,536 @@
-//! The examples, run as they are built: what they say, and that a success of theirs means something.
+//! The examples, run as they are built: as root, in user namespaces, by ordinary users, and under a kernel that lies to them. What they say,
+//! and that a success of theirs means something.
 
 mod common;
 
-use std::ffi::CString;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{kernel, sandbox};
+use common::kernel::{self, Namespace, SUBORDINATE};
+use common::sandbox::{self, Answer};
 
 fn main() -> std::process::ExitCode {
     common::main(cases![
         Setgid: with_the_privilege_each_does_what_it_says,
         Setgid: the_group_may_be_a_number_or_a_name,
+        Setgid: the_account_may_be_any_that_is_not_root,
+        Setgid: without_guards_the_file_server_mixes_groups_up,
         Nothing: the_own_group_needs_no_privilege,
         Nothing: what_is_no_group_is_told,
         Nothing: a_success_that_the_kernel_made_up_is_found_out,
         Setgid: a_file_of_another_group_is_found_out,
         NoSetgid: an_ordinary_user,
-        Root: an_ordinary_user_without_subordinate_ids,
+        Setgid: an_ordinary_user_without_subordinate_ids,
         Root: an_ordinary_user_with_subordinate_ids,
         Root: the_capability_on_the_program,
+        Root: in_a_user_namespace,
+        Root: in_a_user_namespace_of_one_id,
+        Root: a_set_group_id_program_that_gets_no_group_is_told,
+        Root: under_filters_that_lie,
+        Root: under_filters_that_refuse,
     ])
 }
 
-/// Its name, the group that it takes by default, and what it says where `{}` is the group.
-type Example = (&'static str, u32, &'static [&'static str]);
+struct Example {
+    name: &'static str,
+    /// The group that it takes on by default.
+    group: u32,
+    /// What it says, where `{}` is the group that it has taken on.
+    says: &'static [&'static str],
+}
 
-const EXAMPLES: [Example; 5] = [
-    ("basic_setregid", 1001, &["verified: real group: {}", "verified: effective group: {}", "verified: group of a new file: {}"]),
-    ("effective_only", 1002, &["verified: effective group: {}", "verified: real group, as before: ", "verified: group of a new file: {}"]),
-    (
-        "real_only",
-        1003,
-        &["verified: real group: {}", "verified: effective group, as before: ", "verified: group of a new file, as before: "],
-    ),
-    (
-        "temporary_change",
-        1004,
-        &[
-            "verified: group of a child process: {}",
-            "verified: group of the file that was written: {}",
-            "verified: effective group: {}",
-            "verified: panicked: true",
+/// They take another group as an argument, and CAP_SETGID is enough for them.
+const TUTORIAL: [Example; 5] = [
+    Example {
+        name: "basic_setregid",
+        group: 1001,
+        says: &[
+            "verified: real group: {}\n",
+            "verified: effective group: {}\n",
+            "verified: group of a new file: {}\n",
+            "verified: identity: ",
         ],
-    ),
-    (
-        "error_handling",
-        1001,
-        &[
-            "1. Valid group ID\n  verified: real group: {}\n  verified: effective group: {}",
-            "3. Group ID of nobody\n  verified: real group: 65534\n  verified: effective group: 65534",
-            "4. Real only\n  verified: real group: {}",
+    },
+    Example {
+        name: "effective_only",
+        group: 1002,
+        says: &[
+            "verified: effective group: {}\n",
+            "verified: real group, as before: ",
+            "verified: group of a new file: {}\n",
+            "verified: identity: ",
+        ],
+    },
+    Example {
+        name: "real_only",
+        group: 1003,
+        says: &[
+            "verified: real group: {}\n",
+            "verified: effective group, as before: ",
+            "verified: group of a new file, as before: ",
+            "verified: identity: ",
+        ],
+    },
+    Example {
+        name: "temporary_change",
+        group: 1004,
+        says: &[
+            "verified: group of a child process: {}\n",
+            "verified: group of the file that was written: {}\n",
+            "verified: effective group: {}\n",
+            "verified: panicked: true\n",
+            "verified: identity: ",
+        ],
+    },
+    Example {
+        name: "error_handling",
+        group: 1001,
+        says: &[
+            "1. Valid group ID\n  verified: real group: {}\n  verified: effective group: {}\n",
+            "3. Group ID of nobody\n  verified: real group: 65534\n  verified: effective group: 65534\n",
+            "4. Real only\n  verified: real group: {}\n",
             "6. No change\n  verified: real group: ",
             "7. Out of range\n  Invalid: group 4294967295 is (gid_t)-1",
             "Invalid: \"4294967296\" is not a group ID",
             "Invalid: \"-1\" is not a group ID",
+            "verified: identity afterwards: ",
         ],
-    ),
+    },
 ];
+
+const TOKIO: Example = Example {
+    name: "tokio_groups",
+    group: 2001,
+    says: &[
+        "verified: group of a task, between two awaits: {}\n",
+        "verified: group of a task, after the next await: ",
+        "verified: group in spawn_blocking, under a guard of its own: {}\n",
+        "verified: group in the next spawn_blocking: ",
+        "verified: block_on, a guard held across an await: group of another task, on its own thread: ",
+        "verified: block_on, a guard held across an await: group of another task, on the same thread: {}\n",
+        "verified: LocalSet, a guard held across an await: group of another task: {}\n",
+        "verified: LocalSet, work in `run`: group of another task: ",
+        "verified: group of a blocking pool that was first used under a guard, ever after: {}\n",
+        "verified: group of a blocking pool that was started before: ",
+    ],
+};
+
+const FILE_SERVER: Example = Example {
+    name: "file_server",
+    group: 2001,
+    says: &[
+        "2000 requests on 16 connections as 8 groups, 4 workers with thread guards:\n",
+        "verified: files that have another request's group: 0\n",
+        "verified: requests that were refused: 0\n",
+    ],
+};
+
+const CHECK_PERMISSIONS: Example = Example {
+    name: "check_permissions",
+    group: 1005,
+    says: &[
+        "verified: of-1005 opens: true\n",
+        "verified: of-1006 opens: true\n",
+        "verified: group 1005 may open of-1005: true\n",
+        "verified: group 1005 may open of-1006: false\n",
+        "verified: group 1006 may open of-1005: false\n",
+        "verified: group 1006 may open of-1006: true\n",
+        "verified: this thread is what it was, with all its capabilities: true\n",
+    ],
+};
+
+const PRIVILEGE_DROP: Example = Example {
+    name: "privilege_drop",
+    group: 1001,
+    says: &[
+        "verified: the protected file (root:",
+        ", 0640) can be read: true\n",
+        "verified: under another group only, as `os.setregid(1001, 1001)`, it can be read: true\n",
+        "verified: after the drop, it can be read: false\n",
+        "verified: tries to get back: ",
+        "verified: groups: real 1001, effective 1001, saved 1001, filesystem 1001, supplementary []\n",
+        "verified: all user ids are 1001: true\n",
+        "verified: capabilities: 0\n",
+    ],
+};
+
+const SETGID_SCORE: Example = Example {
+    name: "setgid_score",
+    group: 60,
+    says: &[
+        "verified: as its user, it can write the score file: false\n",
+        "verified: after that, it can write the score file: false\n",
+        "verified: after the drop, it can write the score file: false\n",
+        "verified: after the drop, it can read the score file: false\n",
+        "verified: tries to get back: ",
+        "verified: groups: real 1234, effective 1234, saved 1234, filesystem 1234, supplementary []\n",
+        "verified: all user ids are the player's: true\n",
+        "verified: capabilities: 0\n",
+        "verified: the score file is root:60, 0660: true\n",
+        "verified: it holds: user 1234: 4200\n",
+    ],
+};
+
+const DAEMON: Example = Example {
+    name: "daemon",
+    group: 33,
+    says: &[
+        "verified: GET /nothing: 404\n",
+        "verified: POST /identity: 405\n",
+        "verified: nonsense: 400\n",
+        "verified: GET /identity: 200\n",
+        "verified: threads: 5\n",
+        "verified: all user ids of all threads are 33: true\n",
+        "verified: the groups of all threads are real 33, effective 33, saved 33, filesystem 33, supplementary [33]: true\n",
+        "verified: no thread has a capability: true\n",
+        "verified: every thread has no_new_privs: true\n",
+        "verified: threads that tried to get back, and were refused: 5\n",
+        "verified: answered at the same time: 8\n",
+        "verified: it has ended after 12 connections: true\n",
+        "verified: owner of its log: 0\n",
+        "verified: lines in it: an open descriptor stays open: 13\n",
+    ],
+};
+
+const THAT_DROP: [Example; 3] = [PRIVILEGE_DROP, DAEMON, SETGID_SCORE];
+
+const THAT_NEED_ROOT: [Example; 5] = [FILE_SERVER, CHECK_PERMISSIONS, PRIVILEGE_DROP, DAEMON, SETGID_SCORE];
 
 /// A group that no account of the machine that runs this is likely to have: taking it on needs privilege.
 const STRANGE: u32 = 4321;
 
-/// Cargo puts them beside the folder of the test binaries.
-fn built(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("this program");
-    let path = test.ancestors().nth(2).expect("the folder of the profile").join("examples").join(name);
-    assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
-    path
+/// Those that CAP_SETGID is enough for, and a group that an ordinary user is not in. The tokio example takes no argument, and looks at none.
+fn with_a_strange_group() -> impl Iterator<Item = (Example, u32)> {
+    TUTORIAL.into_iter().map(|example| (example, STRANGE)).chain([(TOKIO, TOKIO.group)])
 }
 
-/// The exit code, and all that was printed.
-fn run(command: &mut Command) -> (i32, String) {
-    let output = command.output().expect("a program that starts");
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("text")).concat();
-    (output.status.code().unwrap_or_else(|| panic!("{}: {text}", output.status)), text)
-}
+/// Copies that every user can run: the build may be in a folder that only root may enter.
+struct Examples(tempfile::TempDir);
 
-#[track_caller]
-fn says_of(group: u32, text: &str, lines: &[&str]) {
-    for line in lines {
-        says(text, &[&line.replace("{}", &group.to_string())]);
+impl Examples {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let examples = Examples(folder);
+        std::fs::create_dir(examples.temporary()).unwrap();
+        std::fs::set_permissions(examples.temporary(), PermissionsExt::from_mode(0o1777)).unwrap();
+        examples
+    }
+
+    fn copy(&self, name: &str) -> PathBuf {
+        let copy = self.0.path().join(name);
+        if !copy.exists() {
+            let test = std::env::current_exe().unwrap();
+            // target/<profile>/deps/<this test>, target/<profile>/examples/<example>
+            let built = test.ancestors().nth(2).unwrap().join("examples").join(name);
+            std::fs::copy(&built, &copy).unwrap_or_else(|error| panic!("{}: {error}; cargo build --examples makes it", built.display()));
+            std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        copy
+    }
+
+    /// What an aborted example leaves behind is cleared away with the rest.
+    fn temporary(&self) -> PathBuf {
+        self.0.path().join("tmp")
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.copy(name));
+        command.env("TMPDIR", self.temporary()).current_dir("/");
+        command
+    }
+
+    fn run(&self, name: &str) -> Ran {
+        Ran::of(&mut self.command(name))
+    }
+
+    fn run_with(&self, name: &str, argument: &str) -> Ran {
+        Ran::of(self.command(name).arg(argument))
     }
 }
 
-#[track_caller]
-fn says(text: &str, lines: &[&str]) {
-    for line in lines {
-        assert!(text.contains(line), "{line:?} is not in:\n{text}");
+#[derive(Debug)]
+struct Ran {
+    program: PathBuf,
+    /// None where it aborted.
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        Ran { program: command.get_program().into(), code: output.status.code(), stdout, stderr }
+    }
+
+    /// It says that all is verified, and each of these.
+    #[track_caller]
+    fn verified(&self, group: u32, says: &[&str]) {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        assert!(self.stdout.ends_with("all verified\n"), "{self:?}");
+        for text in says {
+            let text = text.replace("{}", &group.to_string());
+            assert!(self.stdout.contains(&text), "{text:?} is not in what {} says:\n{}", self.program.display(), self.stdout);
+        }
+    }
+
+    /// The same, and nothing was in its way.
+    #[track_caller]
+    fn verified_at_once(&self, group: u32, says: &[&str]) {
+        self.verified(group, says);
+        let panicked = self.stderr.contains("panicked at examples/temporary_change.rs");
+        assert!(self.stderr.is_empty() || panicked, "{self:?}");
+        assert!(!self.stdout.contains("running again"), "{self:?}");
+    }
+
+    /// It ends with this code, and tells these.
+    #[track_caller]
+    fn fails(&self, code: i32, reasons: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert!(!self.stdout.contains("all verified"), "{self:?}");
+        for reason in reasons {
+            assert!(self.stderr.contains(reason), "{reason:?} is not in what {} says:\n{}", self.program.display(), self.stderr);
+        }
+    }
+
+    /// It tells what is missing, and verifies nothing.
+    #[track_caller]
+    fn cannot_run(&self, reasons: &[&str]) {
+        self.fails(2, reasons);
+        assert!(!self.stdout.contains("verified"), "{self:?}");
     }
 }
 
 fn with_the_privilege_each_does_what_it_says() {
-    for (name, group, lines) in EXAMPLES {
-        let (code, text) = run(&mut Command::new(built(name)));
-        assert_eq!(code, 0, "{name}: {text}");
-        says_of(group, &text, lines);
-        says(&text, &["verified: identity"]);
+    let examples = Examples::new();
+    for Example { name, group, says } in TUTORIAL.into_iter().chain(THAT_NEED_ROOT).chain([TOKIO]) {
+        examples.run(name).verified_at_once(group, says);
     }
-    let (_, text) = run(&mut Command::new(built("error_handling")));
     let large = if kernel::is_mapped(999_999) {
-        "verified: real group: 999999"
+        "verified: real group: 999999\n"
     } else {
         "Invalid: cannot change to real and effective group 999999"
     };
-    says(&text, &[large]);
+    examples.run("error_handling").verified_at_once(0, &[large]);
 }
 
 fn the_group_may_be_a_number_or_a_name() {
-    let (code, text) = run(Command::new(built("temporary_change")).arg("1234"));
-    assert_eq!(code, 0, "{text}");
-    says(&text, &["Working as group 1234"]);
+    let examples = Examples::new();
+    examples.run_with("temporary_change", "1234").verified_at_once(1234, &["Working as group {}\n"]);
 
-    let groups = std::fs::read_to_string("/etc/group").expect("the group database");
+    let groups = std::fs::read_to_string("/etc/group").unwrap();
     let number = groups.lines().find_map(|line| line.strip_prefix("daemon:")?.split(':').nth(1)).expect("a group of this name");
-    let (code, text) = run(Command::new(built("temporary_change")).arg("daemon"));
-    assert_eq!(code, 0, "{text}");
-    says(&text, &[&format!("Working as group {number}\n")]);
+    let number = number.parse().unwrap();
+    examples.run_with("temporary_change", "daemon").verified_at_once(number, &["Working as group {}\n"]);
+}
+
+fn the_account_may_be_any_that_is_not_root() {
+    let examples = Examples::new();
+    examples.run_with("daemon", "no-such-account").cannot_run(&["no account no-such-account"]);
+    examples.run_with("daemon", "root").cannot_run(&["root is root"]);
+    let games = ["all user ids of all threads are 5: true\n", "the groups of all threads are real 60, effective 60, "];
+    examples.run_with("daemon", "games").verified_at_once(60, &games);
+}
+
+fn without_guards_the_file_server_mixes_groups_up() {
+    let ran = Examples::new().run_with("file_server", "--control");
+    ran.verified_at_once(0, &["4 workers with libc's setegid:\n"]);
+    let verified = ran.stdout.lines().find_map(|line| line.strip_prefix("  verified: ")).unwrap_or_default();
+    let wrong = verified.strip_suffix(" files have another request's group: true").and_then(|wrong| wrong.parse::<u32>().ok());
+    assert!(wrong.is_some_and(|wrong| wrong > 0), "{ran:?}");
+    println!("= {verified}");
 }
 
 fn the_own_group_needs_no_privilege() {
+    let examples = Examples::new();
+    let own = kernel::ids()[0];
     for name in ["basic_setregid", "effective_only", "real_only", "temporary_change"] {
-        let (code, text) = run(Command::new(built(name)).arg(kernel::ids()[0].to_string()));
-        assert_eq!(code, 0, "{name}: {text}");
-        assert!(!text.contains("Running again"), "{name}: {text}");
+        examples.run_with(name, &own.to_string()).verified_at_once(own, &[]);
     }
 }
 
 fn what_is_no_group_is_told() {
-    for (name, ..) in EXAMPLES {
-        for (argument, words) in
-            [("4294967295", "\"4294967295\" is not a group ID"), ("no-such-group", "no group is named \"no-such-group\"")]
-        {
-            let (code, text) = run(Command::new(built(name)).arg(argument));
-            assert_eq!(code, 1, "{name}: {text}");
-            says(&text, &[words]);
-        }
+    let examples = Examples::new();
+    for Example { name, .. } in TUTORIAL {
+        examples.run_with(name, "4294967295").fails(1, &["\"4294967295\" is not a group ID"]);
+        examples.run_with(name, "no-such-group").fails(1, &["no group is named \"no-such-group\""]);
     }
 }
 
 fn a_success_that_the_kernel_made_up_is_found_out() {
-    sandbox::answer(libc::SYS_setresgid, &[], sandbox::Answer::SuccessWithoutDoing);
-    for (name, ..) in EXAMPLES {
-        let (code, text) = run(Command::new(built(name)).arg(STRANGE.to_string()));
-        assert_eq!(code, 1, "{name}: {text}");
-        says(&text, &["setresgid: it answered with success, and nothing was done"]);
+    sandbox::answer(libc::SYS_setresgid, &[], Answer::SuccessWithoutDoing);
+    let examples = Examples::new();
+    for Example { name, .. } in TUTORIAL {
+        let ran = examples.run_with(name, &STRANGE.to_string());
+        ran.fails(1, &["setresgid: it answered with success, and nothing was done"]);
     }
 }
 
 /// In a folder with the set-group-ID bit, files get its group, whoever makes them.
 fn a_file_of_another_group_is_found_out() {
-    let folder = tempfile::tempdir().expect("a folder");
-    chown(folder.path(), None, Some(7)).expect("chown");
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o2777)).expect("chmod");
+    let examples = Examples::new();
+    chown(examples.temporary(), None, Some(7)).unwrap();
+    std::fs::set_permissions(examples.temporary(), PermissionsExt::from_mode(0o2777)).unwrap();
     for name in ["basic_setregid", "effective_only", "real_only", "temporary_change"] {
-        let (code, text) = run(Command::new(built(name)).env("TMPDIR", folder.path()));
-        assert_eq!(code, 1, "{name}: {text}");
-        says(&text, &["does not hold: group of ", ": 7, expected "]);
+        examples.run(name).fails(1, &["does not hold: group of ", ": 7, expected "]);
     }
 }
 
 fn an_ordinary_user() {
-    without_privilege(built, |command| command);
+    without_privilege(|command| command);
 }
 
 /// A user without an account has no subordinate ids either.
 fn an_ordinary_user_without_subordinate_ids() {
-    let (_folder, copy) = copies_for_all();
-    assert!(!without_privilege(copy, |command| command.uid(USER).gid(USER)));
+    assert!(!without_privilege(|command| command.uid(USER).gid(USER)));
 }
 
 /// With an account and subordinate ids, in a mount namespace of this process: the system's files stay as they are.
 fn an_ordinary_user_with_subordinate_ids() {
-    let (folder, copy) = copies_for_all();
-    // SAFETY: a number only; this process has one thread.
-    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "unshare: {}", std::io::Error::last_os_error());
-    mount(Path::new("none"), Path::new("/"), libc::MS_REC | libc::MS_PRIVATE);
+    let folder = tempfile::tempdir().unwrap();
+    kernel::own_mounts();
     let append = |file: &str, line: String| {
-        let replacement = folder.path().join(Path::new(file).file_name().expect("a name"));
-        let content = std::fs::read_to_string(file).unwrap_or_default();
-        std::fs::write(&replacement, content + &line).expect("written");
-        std::fs::set_permissions(&replacement, PermissionsExt::from_mode(0o644)).expect("chmod");
-        mount(&replacement, Path::new(file), libc::MS_BIND);
+        let longer = folder.path().join(Path::new(file).file_name().unwrap());
+        std::fs::write(&longer, std::fs::read_to_string(file).unwrap_or_default() + &line).unwrap();
+        std::fs::set_permissions(&longer, PermissionsExt::from_mode(0o644)).unwrap();
+        kernel::mount(longer.to_str().unwrap(), file, "none", libc::MS_BIND);
     };
     append("/etc/passwd", format!("guarded:x:{USER}:{USER}::/:/bin/sh\n"));
     append("/etc/subuid", format!("guarded:{}:65536\n", 1 << 24));
     append("/etc/subgid", format!("guarded:{}:65536\n", 1 << 24));
-    without_privilege(copy, |command| command.uid(USER).gid(USER));
+    assert!(without_privilege(|command| command.uid(USER).gid(USER)));
 }
 
-const USER: u32 = 54321;
+const USER: u32 = 1234;
 
 /// Runs each example without privilege, and returns whether they could run again in a user namespace.
-fn without_privilege(program: impl Fn(&str) -> PathBuf, user: impl Fn(&mut Command) -> &mut Command) -> bool {
-    let namespace = ["--user", "--map-root-user", "--map-auto"];
-    let (probed, why_not) = run(user(Command::new("unshare").args(namespace).arg("true").current_dir("/")));
-    for (name, _, lines) in EXAMPLES {
-        let program = program(name);
-        let (code, text) = run(user(Command::new(&program).arg(STRANGE.to_string()).current_dir("/")));
-        says(&text, &["this needs CAP_SETGID", "verified: identity, unchanged by the refusal: "]);
-        if probed == 0 {
-            assert_eq!(code, 0, "{name}: {text}");
-            says(&text, &[&format!("Running again where it has, in a user namespace:\n  unshare {} ", namespace.join(" "))]);
-            says_of(STRANGE, &text, lines);
+fn without_privilege(user: impl Fn(&mut Command) -> &mut Command) -> bool {
+    const UNSHARE: &str = "unshare --user --map-root-user --map-auto";
+    let probed = Ran::of(user(Command::new("unshare").args(UNSHARE.split(' ').skip(1)).arg("true").current_dir("/")));
+    let possible = probed.code == Some(0);
+    let examples = Examples::new();
+    let run = |example: &Example, group: Option<u32>| {
+        let ran = Ran::of(user(examples.command(example.name).args(group.map(|group| group.to_string()))));
+        let shown = ran.program.display();
+        if possible {
+            ran.verified(group.unwrap_or(example.group), example.says);
+            assert!(ran.stdout.contains(&format!("; running again in a user namespace:\n  {UNSHARE} {shown}\n")), "{ran:?}");
         } else {
-            assert_eq!(code, 2, "{name}: {text}");
-            let shown = program.display();
-            says(&text, &[&format!("sudo {shown}\n"), &format!("sudo setcap cap_setgid+ep {shown} && {shown}\n"), why_not.trim_end()]);
+            ran.fails(2, &[&format!("\n  sudo {shown}\n"), &format!("\n  {UNSHARE} {shown}\n"), probed.stderr.trim_end()]);
         }
+        ran
+    };
+    for (example, group) in with_a_strange_group() {
+        let ran = run(&example, Some(group));
+        let shown = ran.program.display();
+        assert!(ran.stderr.contains("this needs CAP_SETGID"), "{ran:?}");
+        assert!(ran.stdout.contains("verified: identity, unchanged by the refusal: "), "{ran:?}");
+        assert!(possible || ran.stderr.contains(&format!("\n  sudo setcap cap_setgid+ep {shown} && {shown}\n")), "{ran:?}");
     }
-    match probed {
-        0 => println!("= {} examples ran again in a user namespace", EXAMPLES.len()),
-        _ => println!("= {} examples were refused and said how to run them; no user namespace: {}", EXAMPLES.len(), why_not.trim_end()),
+    for example in THAT_NEED_ROOT {
+        let ran = run(&example, None);
+        let told = if possible { &ran.stdout } else { &ran.stderr };
+        assert!(told.starts_with("this needs CAP_SETGID, CAP_SETUID and CAP_CHOWN"), "{ran:?}");
+        assert!(if possible { ran.stderr.is_empty() } else { ran.stdout.is_empty() }, "{ran:?}");
     }
-    probed == 0
+    let number = TUTORIAL.len() + 1 + THAT_NEED_ROOT.len();
+    match possible {
+        true => println!("= {number} examples ran again in a user namespace"),
+        false => println!("= {number} examples were refused and said how to run them; no user namespace: {}", probed.stderr.trim_end()),
+    }
+    possible
 }
 
 fn the_capability_on_the_program() {
-    let (_folder, copy) = copies_for_all();
-    for (name, _, lines) in EXAMPLES {
-        let program = copy(name);
-        // What `setcap cap_setgid+ep` writes: `struct vfs_cap_data` of include/uapi/linux/capability.h, revision 2.
-        let data = [0x0200_0001, kernel::CAP_SETGID as u32, 0, 0, 0u32].map(u32::to_le_bytes).concat();
-        let path = c_string(&program);
-        // SAFETY: two valid texts, and the length is that of the data.
-        let result = unsafe { libc::setxattr(path.as_ptr(), c"security.capability".as_ptr(), data.as_ptr().cast(), data.len(), 0) };
-        assert_eq!(result, 0, "setxattr: {}", std::io::Error::last_os_error());
-        let (code, text) = run(Command::new(program).arg(STRANGE.to_string()).uid(USER).gid(USER).current_dir("/"));
-        assert_eq!(code, 0, "{name}: {text}");
-        assert!(!text.contains("Running again"), "{name}: {text}");
-        says_of(STRANGE, &text, lines);
+    let examples = Examples::new();
+    for (Example { name, says, .. }, group) in with_a_strange_group() {
+        kernel::give_file_capabilities(&examples.copy(name), kernel::CAP_SETGID);
+        let ran = Ran::of(examples.command(name).arg(group.to_string()).uid(USER).gid(USER));
+        ran.verified_at_once(group, says);
     }
 }
 
-/// The examples where an ordinary user may run them; the build may be in a folder that only root may enter.
-fn copies_for_all() -> (tempfile::TempDir, impl Fn(&str) -> PathBuf) {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
-    let path = folder.path().to_owned();
-    let copy = move |name: &str| {
-        let copy = path.join(name);
-        std::fs::copy(built(name), &copy).expect("a copy");
-        std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).expect("chmod");
-        copy
-    };
-    (folder, copy)
+fn in_a_user_namespace() {
+    let examples = Examples::new();
+    for Example { name, group, says } in THAT_NEED_ROOT {
+        // In there nobody may read the build.
+        examples.copy(name);
+        kernel::passes_in(SUBORDINATE, || examples.run(name).verified_at_once(group, says));
+    }
 }
 
-fn mount(source: &Path, target: &Path, flags: libc::c_ulong) {
-    let [source, target] = [source, target].map(c_string);
-    // SAFETY: two valid texts, and no more is read with these flags.
-    let result = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), std::ptr::null(), flags, std::ptr::null()) };
-    assert_eq!(result, 0, "mount: {}", std::io::Error::last_os_error());
+fn in_a_user_namespace_of_one_id() {
+    let examples = Examples::new();
+    let one_id = Namespace { uid_map: "0 100000 1", gid_map: "0 100000 1", denies_setgroups: true, ..SUBORDINATE };
+    for Example { name, .. } in THAT_NEED_ROOT {
+        examples.copy(name);
+        let reason = if name == "daemon" { "setgroups, which is denied" } else { "does not map" };
+        kernel::passes_in(one_id, || examples.run(name).cannot_run(&[reason]));
+    }
 }
 
-fn c_string(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_encoded_bytes()).expect("a path")
+fn a_set_group_id_program_that_gets_no_group_is_told() {
+    let examples = Examples::new();
+    kernel::passes_in_child(|| {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        examples.run("setgid_score").cannot_run(&["no_new_privs"]);
+    });
+    kernel::own_mounts();
+    kernel::mount("none", examples.temporary().to_str().unwrap(), "tmpfs", libc::MS_NOSUID);
+    examples.run("setgid_score").cannot_run(&["nosuid"]);
+}
+
+/// The calls that set an identity, and their arguments.
+const SETTING_CALLS: [(libc::c_long, &[(u8, u32)]); 7] = [
+    (libc::SYS_setresgid, &[]),
+    (libc::SYS_setgroups, &[]),
+    (libc::SYS_setresuid, &[]),
+    (libc::SYS_capset, &[]),
+    (libc::SYS_prctl, &[(0, libc::PR_CAPBSET_DROP as u32)]),
+    (libc::SYS_setgid, &[]),
+    (libc::SYS_setfsgid, &[]),
+];
+
+/// Runs each example that drops with each call in turn answered so, also in every program that is executed; in a process of its own.
+fn under_filters(answer: Answer, judge: fn(libc::c_long, &Example, &Ran)) {
+    let examples = Examples::new();
+    for (call, arguments) in SETTING_CALLS {
+        for example in &THAT_DROP {
+            kernel::passes_in_child(|| {
+                sandbox::answer_over_exec(call, arguments, answer);
+                let ran = examples.run(example.name);
+                println!("call {call}: {ran:?}");
+                if ran.code != Some(0) {
+                    assert!(!ran.stdout.contains("all verified") && !ran.stderr.is_empty());
+                }
+                judge(call, example, &ran);
+            });
+        }
+    }
+    println!("= {} rows, 0 false successes", SETTING_CALLS.len() * THAT_DROP.len());
+}
+
+fn under_filters_that_lie() {
+    under_filters(Answer::SuccessWithoutDoing, |_, _, ran| assert!(!matches!(ran.code, Some(0 | 2))));
+}
+
+/// What has a use for the call fails, what has none is verified as ever.
+fn under_filters_that_refuse() {
+    under_filters(Answer::Errno(libc::EPERM), |call, example, ran| {
+        if ran.code != Some(0) {
+            return;
+        }
+        ran.verified_at_once(example.group, example.says);
+        let no_use = match call {
+            // To an ordinary user, whom the bounding set gives nothing.
+            libc::SYS_prctl | libc::SYS_setgid => true,
+            libc::SYS_setresuid | libc::SYS_capset | libc::SYS_setgroups => example.name == "setgid_score",
+            _ => false,
+        };
+        assert!(no_use);
+    });
 }

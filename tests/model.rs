@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use common::guard::{Guard, SCOPES, Scope, raw};
+use common::guard::{self, Guard, SCOPES, Scope, raw};
 use common::kernel::{self, Identity, Ids, Watched};
 use privilege_guard::{Error, GroupChange, Holder};
 use proptest::collection::vec;
@@ -59,9 +59,7 @@ struct Change {
 
 impl Change {
     fn asked(&self) -> GroupChange {
-        let change = self.real.into_iter().fold(GroupChange::new(), GroupChange::real);
-        let change = self.effective.into_iter().fold(change, GroupChange::effective);
-        self.groups.iter().cloned().fold(change, GroupChange::supplementary)
+        guard::change(self.real, self.effective, self.groups.as_deref())
     }
 }
 

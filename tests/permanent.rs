@@ -3,7 +3,7 @@
 mod common;
 
 use common::attack::{Siblings, ways_back};
-use common::kernel::{self, CAP_SETGID, CAP_SETPCAP, CAP_SETUID, Capabilities};
+use common::kernel::{self, CAP_SETGID, CAP_SETPCAP, CAP_SETUID, Capabilities, Namespace, SUBORDINATE};
 use common::sandbox::{self, Answer};
 use common::sibling::Sibling;
 use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, PermanentDrop};
@@ -48,37 +48,22 @@ fn main() -> std::process::ExitCode {
     ])
 }
 
-/// What must not change where a drop is refused: of every thread.
-fn everything() -> Vec<String> {
-    let mut all: Vec<String> = std::fs::read_dir("/proc/self/task")
-        .expect("/proc")
-        .map(|task| {
-            let status = std::fs::read_to_string(task.expect("an entry").path().join("status")).expect("status");
-            let kept = ["Pid:", "Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:"];
-            status.lines().filter(|line| kept.iter().any(|field| line.starts_with(field))).collect::<Vec<_>>().join("\n")
-        })
-        .collect();
-    all.sort();
-    all
-}
-
 #[track_caller]
 fn refused<T: std::fmt::Debug>(drop: impl FnOnce() -> Result<T, Error>) -> Error {
-    let before = everything();
+    let before = kernel::all_threads();
     let error = drop().expect_err("refused");
-    assert_eq!(everything(), before, "{error}");
+    assert_eq!(kernel::all_threads(), before, "{error}");
     error
 }
 
 /// What the kernel must say of this process after a drop to group 33, and what an attacker must not get.
 #[track_caller]
 fn holds(report: &DropReport, groups: &[u32], siblings: &Siblings) {
-    for thread in everything() {
-        assert!(thread.contains("Gid:\t33\t33\t33\t33"), "{thread}");
-        let listed = groups.iter().map(|group| format!("{group} ")).collect::<String>();
-        assert!(thread.lines().any(|line| line.trim_end() == format!("Groups:\t{listed}").trim_end()), "{thread}");
+    let threads = kernel::all_threads();
+    for thread in &threads {
+        assert_eq!(thread.identity, kernel::Identity { ids: [33; 4], groups: groups.to_vec() });
     }
-    assert_eq!(report.threads, everything().len());
+    assert_eq!(report.threads, threads.len());
     assert!(report.refused_tries > 0);
     let old = [0, 7, 8, 9];
     assert_eq!(siblings.ways_back(&old), Vec::<String>::new());
@@ -127,10 +112,22 @@ fn to_an_account() {
     holds(&report, &[33], &ALONE());
 }
 
-fn with_keep_caps() {
-    start();
+fn keep_caps() {
     // SAFETY: numbers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+}
+
+/// As user 1234, with these capabilities (a mask) only.
+fn start_as_user_with(capabilities: u64) {
+    start();
+    keep_caps();
+    kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
+    kernel::set_capabilities(Capabilities { effective: capabilities, permitted: capabilities, inheritable: 0 });
+}
+
+fn with_keep_caps() {
+    start();
+    keep_caps();
     let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
     assert!(report.other_capabilities);
     assert_eq!(kernel::capabilities().permitted & (CAP_SETGID | CAP_SETUID | CAP_SETPCAP), 0);
@@ -155,8 +152,9 @@ fn with_inheritable_and_ambient_capability() {
     start();
     inherit_setgid();
     // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 6, 0, 0) }, 0);
-    assert!(everything()[0].contains("CapAmb:\t0000000000000040"));
+    assert_eq!(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, CAP_SETGID.trailing_zeros(), 0, 0) }, 0);
+    let [_, _, _, _, ambient] = kernel::all_threads()[0].privileges.capabilities;
+    assert_eq!(ambient, CAP_SETGID);
     let report = PermanentDrop::to_group(33).apply().unwrap();
     holds(&report, &[], &ALONE());
 }
@@ -173,21 +171,20 @@ fn run_copy(name: &str, prepare: impl FnOnce(&std::path::Path), user: (u32, u32)
     kernel::in_child(|| {
         kernel::become_user(user.0, user.1);
         // SAFETY: there is no other thread.
-        unsafe { std::env::set_var(INNER, name) };
+        unsafe { std::env::set_var(common::CASE, name) };
         let error = std::os::unix::process::CommandExt::exec(&mut std::process::Command::new(&copy));
         panic!("{error}");
     })
 }
-
-const INNER: &str = "PRIVILEGE_GUARD_CASE";
 
 fn with_a_file_given_capability() {
     if std::env::var("INSIDE").is_ok() {
         assert_eq!(kernel::capabilities().effective, CAP_SETGID);
         start();
         let report = PermanentDrop::to_group(33).apply().unwrap();
-        for thread in everything() {
-            assert!(thread.contains("Gid:\t33\t33\t33\t33") && thread.contains("CapPrm:\t0000000000000000"), "{thread}");
+        for thread in kernel::all_threads() {
+            assert_eq!(thread.identity.ids, [33; 4]);
+            assert!(!thread.privileges.hold(u64::MAX), "{thread:?}");
         }
         assert!(!report.bounding_set && !report.other_capabilities);
         // An exec of this file gives what the file gives, as documented; so no executed child here.
@@ -196,20 +193,8 @@ fn with_a_file_given_capability() {
     }
     // SAFETY: there is no other thread.
     unsafe { std::env::set_var("INSIDE", "1") };
-    let status = run_copy("with_a_file_given_capability", |copy| give_file_capability(copy, CAP_SETGID), (1234, 1234));
+    let status = run_copy("with_a_file_given_capability", |copy| kernel::give_file_capabilities(copy, CAP_SETGID), (1234, 1234));
     assert!(status.success(), "{status}");
-}
-
-/// The xattr that `setcap` writes (struct vfs_cap_data, revision 2), permitted and effective.
-fn give_file_capability(file: &std::path::Path, mask: u64) {
-    let mut data = Vec::new();
-    for word in [0x0200_0001, mask as u32, 0, (mask >> 32) as u32, 0] {
-        data.extend(word.to_le_bytes());
-    }
-    let path = std::ffi::CString::new(file.to_str().unwrap()).unwrap();
-    // SAFETY: valid strings, and a pointer with its length.
-    let result = unsafe { libc::setxattr(path.as_ptr(), c"security.capability".as_ptr(), data.as_ptr().cast(), data.len(), 0) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn several_threads_leave_root() {
@@ -227,8 +212,8 @@ fn a_set_group_id_program_with_threads() {
         let siblings = Siblings::start(3);
         let report = GroupGuard::assume(33).unwrap().drop_permanently().unwrap();
         assert!(report.kept_groups);
-        for thread in everything() {
-            assert!(thread.contains("Gid:\t33\t33\t33\t33"), "{thread}");
+        for thread in kernel::all_threads() {
+            assert_eq!(thread.identity.ids, [33; 4]);
         }
         assert_eq!(siblings.ways_back(&[7, 0]), Vec::<String>::new());
         return;
@@ -296,12 +281,7 @@ fn a_user_0_that_stays_needs_setpcap() {
 }
 
 fn a_setuid_capability_that_stays_needs_setpcap() {
-    start();
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
-    kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
-    let both = CAP_SETGID | CAP_SETUID;
-    kernel::set_capabilities(Capabilities { effective: both, permitted: both, inheritable: 0 });
+    start_as_user_with(CAP_SETGID | CAP_SETUID);
     // It could become user 0, and have everything again after an exec.
     assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::NoSetpcap));
     let report = PermanentDrop::to_group(33).user(1235).apply().unwrap();
@@ -367,77 +347,46 @@ fn other_supplementary_groups_need_the_capability() {
     assert!(matches!(error, Error::NotPermitted { .. }), "{error}");
 }
 
-/// Enters a user namespace, whose maps a process outside writes.
-fn enter_user_namespace(setgroups: &str) {
-    let pid = std::process::id();
-    let (mut inside, mut outside) = std::os::unix::net::UnixStream::pair().unwrap();
-    use std::io::{Read, Write};
-    // SAFETY: this process has one thread.
-    if unsafe { libc::fork() } == 0 {
-        outside.read_exact(&mut [0]).unwrap();
-        std::fs::write(format!("/proc/{pid}/setgroups"), setgroups).unwrap();
-        std::fs::write(format!("/proc/{pid}/uid_map"), "0 100000 5000").unwrap();
-        std::fs::write(format!("/proc/{pid}/gid_map"), "0 100000 5000").unwrap();
-        outside.write_all(&[0]).unwrap();
-        std::process::exit(0);
-    }
-    // SAFETY: a flag only.
-    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0);
-    inside.write_all(&[0]).unwrap();
-    inside.read_exact(&mut [0]).unwrap();
-    kernel::raw_setresuid(Some(0), Some(0), Some(0)).unwrap();
-}
-
 fn denied_setgroups_is_in_the_way() {
-    kernel::raw_setgroups(&[]).unwrap();
-    enter_user_namespace("deny");
-    kernel::raw_setresgid(Some(0), Some(7), Some(8)).unwrap();
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::SetgroupsDenied));
-    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::SetgroupsDenied));
+    kernel::passes_in(Namespace { denies_setgroups: true, ..SUBORDINATE }, || {
+        kernel::raw_setresgid(Some(0), Some(7), Some(8)).unwrap();
+        assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::SetgroupsDenied));
+        assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::SetgroupsDenied));
+    });
 }
 
 fn a_real_user_namespace_is_served() {
-    kernel::raw_setgroups(&[]).unwrap();
-    enter_user_namespace("allow");
-    start();
-    let report = PermanentDrop::to_group(33).user(1234).supplementary([1004]).apply().unwrap();
-    holds(&report, &[1004], &ALONE());
+    kernel::passes_in(SUBORDINATE, || {
+        start();
+        let report = PermanentDrop::to_group(33).user(1234).supplementary([1004]).apply().unwrap();
+        holds(&report, &[1004], &ALONE());
+    });
 }
 
 /// Old groups without a mapping show as 65534, and could not be put back: so nothing may fail after they are gone.
 fn no_mapping_is_in_the_way_also_where_the_old_groups_have_none() {
-    kernel::raw_setgroups(&[50, 60]).unwrap();
-    enter_user_namespace("allow");
-    assert_eq!(kernel::identity().groups, [65534, 65534]);
-    for drop in [PermanentDrop::to_group(70_000), PermanentDrop::to_group(33).supplementary([70_000])] {
-        assert!(matches!(refused(|| drop.apply()), Error::NoMapping { .. }));
-    }
-    let error = refused(|| PermanentDrop::to_group(33).user(70_000).apply());
-    assert!(matches!(error, Error::NoUserMapping { user: 70_000 }), "{error}");
-    sandbox::refuse(libc::SYS_setresuid, &[]);
-    assert!(matches!(PermanentDrop::to_group(33).user(1234).apply(), Err(Error::StillPrivileged { .. })));
+    kernel::passes_in(Namespace { ids: [0; 4], groups: &[50, 60], ..SUBORDINATE }, || {
+        assert_eq!(kernel::identity(), kernel::Identity { ids: [65534; 4], groups: vec![65534; 2] });
+        for drop in [PermanentDrop::to_group(70_000), PermanentDrop::to_group(33).supplementary([70_000])] {
+            assert!(matches!(refused(|| drop.apply()), Error::NoMapping { .. }));
+        }
+        let error = refused(|| PermanentDrop::to_group(33).user(70_000).apply());
+        assert!(matches!(error, Error::NoUserMapping { user: 70_000 }), "{error}");
+        sandbox::refuse(libc::SYS_setresuid, &[]);
+        assert!(matches!(PermanentDrop::to_group(33).user(1234).apply(), Err(Error::StillPrivileged { .. })));
+    });
 }
 
 /// CAP_SETPCAP makes inheritable what the bounding set has; a file that allows that would give it back.
 fn a_setpcap_that_stays_loses_the_bounding_set() {
-    start();
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
-    kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
-    let both = CAP_SETGID | CAP_SETPCAP;
-    kernel::set_capabilities(Capabilities { effective: both, permitted: both, inheritable: 0 });
+    start_as_user_with(CAP_SETGID | CAP_SETPCAP);
     let report = PermanentDrop::to_group(33).apply().unwrap();
     assert!(report.bounding_set);
     holds(&report, &[], &ALONE());
 }
 
 fn no_proc_is_in_the_way() {
-    // SAFETY: flags and static strings only.
-    unsafe {
-        assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
-        assert_eq!(libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()), 0);
-        assert_eq!(libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()), 0);
-    }
+    kernel::hide("/proc");
     let before = (kernel::getresgid(), kernel::capabilities());
     assert!(matches!(PermanentDrop::to_group(33).apply(), Err(Error::Proc { .. })));
     assert!(matches!(GroupGuard::assume(33).unwrap().drop_permanently(), Err(Error::Proc { .. })));
@@ -473,20 +422,19 @@ fn each_step_refused_or_faked() {
                 // The steps of each road: user 0 kept, another user with capabilities kept, several threads.
                 let roads: &[(Option<u32>, bool)] =
                     if threads == 0 { &[(None, false), (Some(1234), true)] } else { &[(Some(1234), false)] };
-                for &(user, keep_caps) in roads {
+                for &(user, keeps) in roads {
                     rows += 1;
                     let status = kernel::in_child(|| {
                         // The filesystem id of other threads comes back as their effective one.
                         let filesystem = if threads == 0 { 9 } else { 7 };
                         kernel::start_from([0, 7, 8, filesystem], &[0, 7, 8]);
-                        if keep_caps {
-                            // SAFETY: numbers only.
-                            assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+                        if keeps {
+                            keep_caps();
                         }
                         let siblings = Siblings::start(threads);
                         // A filter needs no_new_privs or CAP_SYS_ADMIN, and seccompiler sets the former unless told otherwise.
                         sandbox::answer_on_all_threads(call, arguments, answer);
-                        let before = everything();
+                        let before = kernel::all_threads();
                         let asked = PermanentDrop::to_group(33).no_new_privs();
                         let asked = user.map_or(asked.clone(), |user| asked.user(user));
                         match asked.apply() {
@@ -499,7 +447,7 @@ fn each_step_refused_or_faked() {
                             Err(Error::StillPrivileged { .. }) => 20,
                             Err(error) => {
                                 assert!(undoable, "{error}");
-                                assert_eq!(everything(), before, "{error}");
+                                assert_eq!(kernel::all_threads(), before, "{error}");
                                 30
                             }
                         }
@@ -567,7 +515,7 @@ fn no_new_privs_is_set() {
     start();
     let report = PermanentDrop::to_group(33).no_new_privs().apply().unwrap();
     assert!(report.no_new_privs);
-    assert!(everything()[0].contains("NoNewPrivs:\t1"));
+    assert!(kernel::all_threads()[0].privileges.no_new_privs);
 }
 
 fn no_new_privs_that_was_set_before_is_reported() {

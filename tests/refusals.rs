@@ -246,7 +246,8 @@ fn an_odd_filesystem_id_that_would_be_lost() {
 }
 
 /// Groups 0 to 9 and 100, as 0 to 9 and 100.
-const PART: Namespace = Namespace { ids: [1, 2, 3, 2], groups: &[4, 5], gid_map: "0 0 10\n100 100 1\n", denies_setgroups: false };
+const PART: Namespace =
+    Namespace { ids: [1, 2, 3, 2], groups: &[4, 5], uid_map: kernel::ALL_IDS, gid_map: "0 0 10\n100 100 1\n", denies_setgroups: false };
 
 fn an_id_without_mapping() {
     kernel::passes_in(PART, || {
@@ -385,7 +386,7 @@ fn group_65534_is_a_group_where_all_are_mapped() {
 fn an_unreadable_gid_map() {
     kernel::passes_in_child(|| {
         kernel::start_from([65534, 3, 3, 3], &[]);
-        kernel::hide_proc();
+        kernel::hide("/proc");
         assert!(std::fs::read_to_string("/proc/self/gid_map").is_err());
         for scope in SCOPES {
             let error = scope.assume(GroupChange::both(4)).unwrap_err();
@@ -416,7 +417,7 @@ fn errors_pass_through_the_question_mark() {
 
 /// The map has 65534, as that of most containers has, but is not whole.
 fn a_mapped_65534_taken_on_without_cap_setgid_is_irreversible() {
-    let container = Namespace { ids: [1000, 1000, 65534, 1000], groups: &[], gid_map: "0 0 65536\n", denies_setgroups: false };
+    let container = Namespace { ids: [1000, 1000, 65534, 1000], groups: &[], gid_map: "0 0 65536\n", ..PART };
     kernel::passes_in(container, || {
         kernel::give_up_capabilities(kernel::CAP_SETGID);
         let before = kernel::identity();
@@ -433,7 +434,7 @@ fn a_mapped_65534_taken_on_without_cap_setgid_is_irreversible() {
 
 /// The change asks for what is there already; "whatever can be undone is served".
 fn no_groups_asked_for_where_there_are_none_and_setgroups_is_denied() {
-    let denied = Namespace { ids: [1, 2, 3, 2], groups: &[], gid_map: "0 0 10\n", denies_setgroups: true };
+    let denied = Namespace { groups: &[], denies_setgroups: true, ..PART };
     kernel::passes_in(denied, || {
         for scope in SCOPES {
             scope.assume(GroupChange::both(4).no_supplementary()).unwrap().restore().unwrap();

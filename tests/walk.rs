@@ -9,7 +9,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use common::guard::{SCOPES, Scope};
+use common::guard::{self, SCOPES, Scope};
 use common::kernel::{self, Ids};
 use privilege_guard::GroupChange;
 
@@ -59,17 +59,7 @@ struct Asked {
 
 impl Asked {
     fn change(&self) -> GroupChange {
-        let mut change = GroupChange::new();
-        if let Some(real) = self.real {
-            change = change.real(real);
-        }
-        if let Some(effective) = self.effective {
-            change = change.effective(effective);
-        }
-        match &self.supplementary {
-            Some(groups) => change.supplementary(groups.iter().copied()),
-            None => change,
-        }
+        guard::change(self.real, self.effective, self.supplementary.as_deref())
     }
 
     /// Whether these ids are what is asked for, from `start`. The saved id is nobody's to ask for.

@@ -63,6 +63,13 @@ impl Guard {
     }
 }
 
+/// The change to what is named; nothing is, where all are `None`.
+pub fn change(real: Option<u32>, effective: Option<u32>, supplementary: Option<&[u32]>) -> GroupChange {
+    let change = real.into_iter().fold(GroupChange::new(), GroupChange::real);
+    let change = effective.into_iter().fold(change, GroupChange::effective);
+    supplementary.into_iter().fold(change, |change, groups| change.supplementary(groups.iter().copied()))
+}
+
 /// The library's ids as the kernel's numbers.
 pub fn raw(ids: GroupIds) -> [u32; 4] {
     [ids.real, ids.effective, ids.saved, ids.filesystem].map(Gid::as_raw)

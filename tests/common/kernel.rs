@@ -1,7 +1,9 @@
 //! What the kernel says, and does, asked without the library.
 
+use std::ffi::CString;
 use std::fs::read_to_string;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitStatus;
 
 pub const CAP_SETGID: u64 = 1 << 6;
@@ -332,15 +334,33 @@ fn wait(child: i32) -> ExitStatus {
     ExitStatus::from_raw(status)
 }
 
-/// Puts an empty folder over `/proc`, for the calling process only. Needs root.
-pub fn hide_proc() {
-    let none = std::ptr::null();
-    // SAFETY: numbers and valid C strings.
-    unsafe {
-        assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
-        assert_eq!(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()), 0);
-        assert_eq!(libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()), 0);
-    }
+/// What is mounted from now on, this process alone sees, and what it starts. Needs root.
+pub fn own_mounts() {
+    // SAFETY: a flag only.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "{}", std::io::Error::last_os_error());
+    mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE);
+}
+
+pub fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) {
+    let [source, target, kind] = [source, target, kind].map(|text| CString::new(text).expect("no zero byte"));
+    // SAFETY: valid C strings.
+    let result = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) };
+    assert_eq!(result, 0, "mount: {}", std::io::Error::last_os_error());
+}
+
+/// Puts an empty folder there, for this process only. Needs root.
+pub fn hide(folder: &str) {
+    own_mounts();
+    mount("none", folder, "tmpfs", 0);
+}
+
+/// Gives a file capabilities (a mask), permitted and effective, as `setcap` does (`struct vfs_cap_data`, revision 2). Needs root.
+pub fn give_file_capabilities(file: &Path, mask: u64) {
+    let data = [0x0200_0001, mask as u32, 0, (mask >> 32) as u32, 0].map(u32::to_le_bytes).concat();
+    let file = CString::new(file.as_os_str().as_encoded_bytes()).expect("a path");
+    // SAFETY: valid C strings, and a pointer with its length.
+    let result = unsafe { libc::setxattr(file.as_ptr(), c"security.capability".as_ptr(), data.as_ptr().cast(), data.len(), 0) };
+    assert_eq!(result, 0, "setxattr: {}", std::io::Error::last_os_error());
 }
 
 /// What `f` returns in a forked child; or how that ended, where it did not return.
@@ -372,11 +392,18 @@ pub struct Namespace<'a> {
     /// The child's group ids before it enters, as they are outside.
     pub ids: Ids,
     pub groups: &'a [u32],
+    pub uid_map: &'a str,
     pub gid_map: &'a str,
     pub denies_setgroups: bool,
 }
 
-/// Runs `f` in a forked child in this namespace, with every capability there; a panic fails the case. Needs root.
+pub const ALL_IDS: &str = "0 0 4294967295";
+
+/// As an ordinary user makes it, over subordinate ids.
+pub const SUBORDINATE: Namespace =
+    Namespace { ids: [100_000; 4], groups: &[100_004], uid_map: "0 100000 10000", gid_map: "0 100000 10000", denies_setgroups: false };
+
+/// Runs `f` in a forked child in this namespace, as user 0 with every capability there; a panic fails the case. Needs root.
 pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
     use std::io::{Read, Write};
     let (mut inside, mut outside) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
@@ -388,7 +415,7 @@ pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
             std::fs::write(&path, text).expect(&path);
         };
         write("setgroups", if namespace.denies_setgroups { "deny" } else { "allow" });
-        write("uid_map", "0 0 4294967295");
+        write("uid_map", namespace.uid_map);
         write("gid_map", namespace.gid_map);
         outside.write_all(&[0]).expect("a socket");
         0
@@ -398,6 +425,7 @@ pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
         enter_user_namespace();
         inside.write_all(&std::process::id().to_ne_bytes()).expect("a socket");
         inside.read_exact(&mut [0]).expect("the maps");
+        raw_setresuid(Some(0), Some(0), Some(0)).expect("user 0");
         f();
     });
     assert!(wait(mapper).success());

@@ -1,0 +1,183 @@
+//! What the kernel says of a thread, and lets it do.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::thread::CapabilitySet;
+
+use super::{Outcome, verify};
+
+/// The groups of a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub real: u32,
+    pub effective: u32,
+    pub saved: u32,
+    pub filesystem: u32,
+    pub supplementary: Vec<u32>,
+}
+
+impl Identity {
+    /// The calling thread's.
+    pub fn read() -> Outcome<Self> {
+        Ok(Status::read()?.groups)
+    }
+
+    /// This group and no other.
+    pub fn only(group: u32) -> Self {
+        Identity { real: group, effective: group, saved: group, filesystem: group, supplementary: vec![] }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Identity { real, effective, saved, filesystem, supplementary } = self;
+        write!(f, "real {real}, effective {effective}, saved {saved}, filesystem {filesystem}, supplementary {supplementary:?}")
+    }
+}
+
+/// Its groups, and what else it may do by (`proc_pid_status(5)`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub groups: Identity,
+    /// Real, effective, saved, filesystem.
+    pub users: [u32; 4],
+    pub effective_capabilities: u64,
+    /// Permitted, inheritable or ambient.
+    pub held_capabilities: u64,
+    pub no_new_privs: bool,
+}
+
+impl Status {
+    /// The calling thread's.
+    pub fn read() -> Outcome<Self> {
+        Status::read_from("/proc/thread-self/status".as_ref())
+    }
+
+    /// Those of every thread of a process.
+    pub fn read_all(process: u32) -> Outcome<Vec<Self>> {
+        fs::read_dir(format!("/proc/{process}/task"))?.map(|thread| Status::read_from(&thread?.path().join("status"))).collect()
+    }
+
+    fn read_from(path: &Path) -> Outcome<Self> {
+        let text = fs::read_to_string(path)?;
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).ok_or(format!("no {name} in status"));
+        let numbers = |name: &str| -> Outcome<Vec<u32>> { Ok(field(name)?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?) };
+        let four = |name: &str| -> Outcome<[u32; 4]> { Ok(numbers(name)?.try_into().map_err(|_| format!("not four ids: {name}"))?) };
+        let mask = |name: &str| -> Outcome<u64> { Ok(u64::from_str_radix(field(name)?.trim(), 16)?) };
+        let [real, effective, saved, filesystem] = four("Gid:")?;
+        Ok(Status {
+            groups: Identity { real, effective, saved, filesystem, supplementary: numbers("Groups:")? },
+            users: four("Uid:")?,
+            effective_capabilities: mask("CapEff:")?,
+            held_capabilities: mask("CapPrm:")? | mask("CapInh:")? | mask("CapAmb:")?,
+            no_new_privs: numbers("NoNewPrivs:")? == [1],
+        })
+    }
+}
+
+/// The effective group of a process that is started now.
+pub fn group_of_child() -> Outcome<u32> {
+    let output = Command::new("id").arg("-g").output()?;
+    Ok(String::from_utf8(output.stdout)?.trim_end().parse()?)
+}
+
+/// What this process would need besides, to be root over these ids.
+pub fn missing(ids: &[u32]) -> Outcome<Option<String>> {
+    let needed = CapabilitySet::SETGID | CapabilitySet::SETUID | CapabilitySet::CHOWN;
+    if !rustix::thread::capabilities(None)?.effective.contains(needed) {
+        return Ok(Some("CAP_SETGID, CAP_SETUID and CAP_CHOWN".into()));
+    }
+    for map in ["/proc/self/uid_map", "/proc/self/gid_map"] {
+        let text = fs::read_to_string(map)?;
+        if let Some(id) = ids.iter().find(|&&id| !maps(&text, id)) {
+            return Ok(Some(format!("id {id}, which {map} does not map")));
+        }
+    }
+    let denied = fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
+    Ok(denied.then(|| "setgroups, which is denied in this user namespace (/proc/self/setgroups)".into()))
+}
+
+fn maps(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if (first..first + count).contains(&u64::from(id)))
+    })
+}
+
+/// What came of calls that need the privilege that was given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tries {
+    refused: usize,
+    /// The others: those that worked, or that something between here and the kernel says have worked.
+    answered: Vec<String>,
+}
+
+impl Tries {
+    pub fn all_refused(&self) -> bool {
+        self.answered.is_empty()
+    }
+
+    pub fn verify_all_refused(&self) -> Outcome {
+        verify("tries to get back", self, &Tries { answered: vec![], ..self.clone() })
+    }
+
+    fn add(&mut self, call: String, refused: bool) {
+        if refused { self.refused += 1 } else { self.answered.push(call) }
+    }
+}
+
+impl fmt::Display for Tries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} raw calls refused", self.refused)?;
+        if self.all_refused() { Ok(()) } else { write!(f, "; answered with success: {}", self.answered.join(", ")) }
+    }
+}
+
+/// Tries to take these groups back, by raw calls on the calling thread, then to be user 0, then to have CAP_SETGID.
+pub fn try_to_get_back(groups: impl IntoIterator<Item = u32>) -> Outcome<Tries> {
+    let now = Identity::read()?.filesystem;
+    let mut tries = Tries::default();
+    for group in groups.into_iter().collect::<BTreeSet<_>>() {
+        let id = libc::c_long::from(group);
+        for (name, number, arguments) in [
+            ("setresgid", libc::SYS_setresgid, [id; 3]),
+            ("setresgid of the saved id", libc::SYS_setresgid, [-1, -1, id]),
+            ("setregid", libc::SYS_setregid, [id, id, 0]),
+            ("setgid", libc::SYS_setgid, [id, 0, 0]),
+        ] {
+            tries.add(format!("{name}, group {group}"), call(number, arguments).is_err());
+        }
+        // It answers the id before, whether it sets the other or not.
+        let before = call(libc::SYS_setfsgid, [id, 0, 0]);
+        let refused =
+            before.is_err() || before.is_ok_and(|before| before == libc::c_long::from(now)) && Identity::read()?.filesystem == now;
+        tries.add(format!("setfsgid, group {group}"), refused);
+        let list = [rustix::process::Gid::from_raw(group)];
+        tries.add(format!("setgroups, group {group}"), rustix::thread::set_thread_groups(&list).is_err());
+    }
+    tries.add("setgroups, none".into(), rustix::thread::set_thread_groups(&[]).is_err());
+    tries.add("setresuid, user 0".into(), call(libc::SYS_setresuid, [0; 3]).is_err());
+    tries.add("setuid, user 0".into(), call(libc::SYS_setuid, [0; 3]).is_err());
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.permitted |= CapabilitySet::SETGID;
+    sets.effective |= CapabilitySet::SETGID;
+    tries.add("capset, CAP_SETGID".into(), rustix::thread::set_capabilities(None, sets).is_err());
+    // No way back, but refused to who has nothing: an answer of success is made up.
+    let dropped = rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SETGID);
+    tries.add("prctl(PR_CAPBSET_DROP), CAP_SETGID".into(), dropped.is_err());
+    Ok(tries)
+}
+
+fn call(number: libc::c_long, arguments: [libc::c_long; 3]) -> io::Result<libc::c_long> {
+    let [a, b, c] = arguments;
+    // SAFETY: used for calls whose arguments are numbers only.
+    match unsafe { libc::syscall(number, a, b, c) } {
+        -1 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    }
+}
