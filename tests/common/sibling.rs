@@ -13,9 +13,15 @@ pub struct Sibling {
 
 impl Sibling {
     pub fn start() -> Self {
+        Sibling::start_after(|| ())
+    }
+
+    /// Runs `f` on it first.
+    pub fn start_after(f: impl FnOnce() + Send + 'static) -> Self {
         let (tell, told) = mpsc::channel();
         let (end, ended) = mpsc::channel();
         let handle = std::thread::spawn(move || {
+            f();
             tell.send(kernel::gettid()).expect("the main thread waits");
             // Also where the sender is dropped.
             _ = ended.recv();
