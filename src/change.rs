@@ -46,6 +46,14 @@ pub struct GroupChange {
 
 impl GroupChange {
     /// Names nothing yet.
+    ///
+    /// # Examples
+    /// ```
+    /// # use privilege_guard::{GroupChange, GroupIds};
+    /// let before = GroupIds::current()?;
+    /// GroupChange::new().assume()?.run(|| assert_eq!(GroupIds::current().ok(), Some(before)))?;
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
@@ -69,6 +77,14 @@ impl GroupChange {
     }
 
     /// Names the effective group, as `os.setregid(-1, g)`.
+    ///
+    /// # Examples
+    /// ```
+    /// # use privilege_guard::{GroupChange, GroupIds};
+    /// // Allowed to everybody, here on one thread: what the real group is.
+    /// let _guard = GroupChange::new().effective(GroupIds::current()?.real).assume_on_thread()?;
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
     pub fn effective(mut self, group: impl Into<Gid>) -> Self {
         self.named.effective = Some(group.into());
         self
@@ -95,6 +111,12 @@ impl GroupChange {
     }
 
     /// Names the supplementary groups: none.
+    ///
+    /// # Examples
+    /// ```
+    /// # use privilege_guard::GroupChange;
+    /// assert_eq!(GroupChange::new().no_supplementary().to_string(), "no supplementary groups");
+    /// ```
     pub fn no_supplementary(self) -> Self {
         self.supplementary::<[Gid; 0]>([])
     }

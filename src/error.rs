@@ -13,6 +13,20 @@ use crate::ids::GroupIds;
 /// Where [`drop_permanently`](crate::GroupGuard::drop_permanently) returns it, "nothing changed" means that the guard has been undone, as by a drop.
 ///
 /// Converts into [`io::Error`]: `PermissionDenied`, `InvalidInput`, `NotFound` and `WouldBlock` where they fit.
+///
+/// # Examples
+/// ```
+/// use privilege_guard::{Denial, Error, GroupGuard};
+///
+/// match GroupGuard::assume(1004) {
+///     Ok(guard) => guard.restore()?,
+///     Err(Error::NotPermitted { reason: Denial::NoCapability, .. }) => println!("run me with CAP_SETGID"),
+///     Err(error) => eprintln!("{error}"),
+/// }
+/// let error = std::io::Error::from(GroupGuard::assume(u32::MAX).unwrap_err());
+/// assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -39,6 +39,13 @@ impl Gid {
     }
 
     /// The group ID with this number.
+    ///
+    /// # Examples
+    /// ```
+    /// # use privilege_guard::Gid;
+    /// const SPOOL: Gid = Gid::from_raw(1004);
+    /// assert_eq!(SPOOL.as_raw(), 1004);
+    /// ```
     pub const fn from_raw(raw: u32) -> Self {
         Gid(raw)
     }

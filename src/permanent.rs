@@ -81,12 +81,26 @@ impl PermanentDrop {
 
     /// Also to this user: real, effective, saved and filesystem user id. Where the process has one thread and the user is not 0, CAP_SETUID and
     /// CAP_SETPCAP go with CAP_SETGID: they would lead back.
+    ///
+    /// # Examples
+    /// ```
+    /// # use privilege_guard::PermanentDrop;
+    /// assert_eq!(PermanentDrop::to_group(33).user(34).to_string(), "group 33 for good, user 34");
+    /// ```
     pub fn user(mut self, user: u32) -> Self {
         self.user = Some(user);
         self
     }
 
     /// The supplementary groups to have afterwards; by default, none. A process without CAP_SETGID cannot change them, and keeps its own by default.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use privilege_guard::{Gid, PermanentDrop};
+    /// let report = PermanentDrop::to_group(33).supplementary([1004, 1005]).apply()?;
+    /// assert!(report.kept_groups || report.supplementary == [1004, 1005].map(Gid::from));
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
     pub fn supplementary<I>(mut self, groups: I) -> Self
     where
         I: IntoIterator,
@@ -97,6 +111,13 @@ impl PermanentDrop {
     }
 
     /// Also sets `PR_SET_NO_NEW_PRIVS`, for the calling thread and what it starts: no program that it executes gives it anything.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use privilege_guard::PermanentDrop;
+    /// assert!(PermanentDrop::to_group(33).no_new_privs().apply()?.no_new_privs);
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
     pub fn no_new_privs(mut self) -> Self {
         self.no_new_privs = true;
         self
@@ -160,7 +181,16 @@ impl fmt::Display for PermanentDrop {
     }
 }
 
-/// What a permanent drop has checked, and what it has kept.
+/// What a permanent drop has checked, and what it has kept; one line for the log.
+///
+/// # Examples
+/// ```no_run
+/// let report = privilege_guard::PermanentDrop::to_group(33).apply()?;
+/// if report.other_capabilities {
+///     eprintln!("more privileged than it needs to be: {report}");
+/// }
+/// # Ok::<(), privilege_guard::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DropReport {
@@ -184,7 +214,6 @@ pub struct DropReport {
     pub other_capabilities: bool,
 }
 
-/// One line for the log.
 impl fmt::Display for DropReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "group {} for good", self.group)?;

@@ -17,6 +17,18 @@ use crate::plan::ResGid;
 /// Which threads a guard changes: [`Process`] or [`Thread`].
 ///
 /// Sealed: there are these two.
+///
+/// # Examples
+/// ```
+/// use privilege_guard::{GroupGuard, Process, Scope, Thread};
+///
+/// fn end<S: Scope>(guard: GroupGuard<S>) {
+///     drop(guard);
+/// }
+/// end::<Process>(GroupGuard::assume(privilege_guard::GroupIds::current()?.effective)?);
+/// end::<Thread>(GroupGuard::assume_on_thread(privilege_guard::GroupIds::current()?.effective)?);
+/// # Ok::<(), privilege_guard::Error>(())
+/// ```
 pub trait Scope: sealed::Sealed {}
 
 /// All threads of the process, through libc (`setresgid(3)` there interrupts and waits for each one, `nptl(7)`).
