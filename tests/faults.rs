@@ -70,6 +70,7 @@ const KEEPING_THE_USER: [Operation; 2] = [Operation::DropPermanently, Operation:
 const TO_ANOTHER_USER: Operation = Operation::Apply { user: Some(1234), keeps_capabilities: false };
 
 /// Where the operations begin, and what the kernel has to say in between.
+#[derive(Clone)]
 struct Setting {
     enter: fn(),
     start: Identity,
@@ -134,12 +135,19 @@ fn of_a_set_group_id_program() {
         forever: PermanentDrop::to_group(33).no_new_privs(),
         applied: identity([33; 4], &[1004]),
     };
+    // Where the switch is what moves the saved id away.
+    let other_way = Setting {
+        assumed: GroupChange::both(33),
+        inside: identity([33, 33, 7, 33], &[1004]),
+        switched_to: 7,
+        switched: [7, 7, 33, 7],
+        ..setting.clone()
+    };
     let mut table = Table::default();
+    table.walk_guards(&setting);
     for siblings in [0, 2] {
         for scope in SCOPES {
-            for operation in OF_GUARDS {
-                table.walk(&Row { setting: &setting, siblings, scope, operation });
-            }
+            table.walk(&Row { setting: &other_way, siblings, scope, operation: Operation::SwitchTo });
         }
         for operation in KEEPING_THE_USER {
             table.walk(&Row { setting: &setting, siblings, scope: Scope::Process, operation });
