@@ -53,6 +53,7 @@ fn main() -> std::process::ExitCode {
     ])
 }
 
+const LONG_ENOUGH: Duration = Duration::from_secs(60);
 const START: Ids = [3; 4];
 const UNDER: Ids = [1004, 1004, 3, 1004];
 
@@ -84,7 +85,8 @@ impl Worker {
         let (tell, told) = channel();
         let (end, ended): (_, Receiver<()>) = channel();
         let work = move || {
-            let _guard = scope.assume(change).unwrap();
+            // Another one's may be about to end.
+            let _guard = scope.assume(change.wait(LONG_ENOUGH)).unwrap();
             tell.send(()).unwrap();
             _ = ended.recv();
         };
@@ -417,7 +419,7 @@ fn a_guard_in_a_signal_handler_aborts() {
             libc::alarm(1);
         }
         // The signal comes while it waits: inside the library.
-        _ = GroupChange::new().wait(Duration::from_secs(60)).assume();
+        _ = GroupChange::new().wait(LONG_ENOUGH).assume();
     });
     assert!(text.contains("already borrowed"), "{text}");
 }
@@ -521,7 +523,7 @@ fn a_scope_returns_before_a_leaked_guard_is_undone() {
     assert_eq!(kernel::ids(), UNDER);
     assert!(matches!(GroupGuard::assume(1005), Err(Error::Busy { .. })));
     drop(go_on);
-    GroupChange::both(1005).wait(Duration::from_secs(60)).assume().unwrap().restore().unwrap();
+    GroupChange::both(1005).wait(LONG_ENOUGH).assume().unwrap().restore().unwrap();
     assert_eq!(kernel::ids(), START);
 }
 
@@ -597,6 +599,7 @@ fn a_forked_child_has_the_guards_of_other_threads_for_good() {
         let (mut parent, mut child) = UnixStream::pair().unwrap();
         let forked = std::thread::spawn(move || {
             kernel::in_child(|| {
+                child.write_all(&[0]).unwrap();
                 child.read_exact(&mut [0]).unwrap();
                 let is_alive = |error| match error {
                     Err(Error::Busy { holder: Holder::ProcessGuard { .. } }) => scope == Scope::Process,
@@ -610,10 +613,10 @@ fn a_forked_child_has_the_guards_of_other_threads_for_good() {
                 unsafe { libc::_exit(0) }
             })
         });
-        // Long ended in the parent.
-        std::thread::sleep(Duration::from_millis(50));
+        parent.read_exact(&mut [0]).unwrap();
+        // In the parent it ends.
         drop(holding);
-        GroupChange::new().wait(Duration::from_secs(60)).assume().unwrap().restore().unwrap();
+        GroupChange::new().wait(LONG_ENOUGH).assume().unwrap().restore().unwrap();
         parent.write_all(&[0]).unwrap();
         assert!(forked.join().unwrap().success());
     }

@@ -52,12 +52,11 @@ fn starts() -> impl Iterator<Item = Ids> {
     all.map(|[real, effective, saved, filesystem]| [VALUES[real], VALUES[effective], VALUES[saved], [3, 4, 5, OTHER][filesystem]])
 }
 
+/// Whether this id may be set: with CAP_SETGID any, without it these.
+type May<'a> = &'a dyn Fn(u32, &[u32]) -> bool;
+
 /// From every start, with CAP_SETGID and without, the kernel makes what `model` says, or refuses where that is `None`.
-fn walk<A: Copy + std::fmt::Debug>(
-    asked: &[A],
-    call: fn(A) -> Result<(), i32>,
-    model: fn(A, Ids, &dyn Fn(u32, &[u32]) -> bool) -> Option<Ids>,
-) {
+fn walk<A: Copy + std::fmt::Debug>(asked: &[A], call: fn(A) -> Result<(), i32>, model: fn(A, Ids, May) -> Option<Ids>) {
     let [mut made, mut refused] = [0, 0];
     // SAFETY: numbers only.
     let [dumpable, set_dumpable] = [|| unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, || unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }];
@@ -175,10 +174,10 @@ fn setgroups_where_it_is_denied() {
 /// What an ordinary user may do, and what others see of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {
-    /// A file that only group 1004 may read: by `access(2)`, and by `open(2)`.
+    /// A file that only group 1004 may read, by `access(2)`, and by `open(2)`.
     may_access: bool,
     may_open: bool,
-    /// A System V message queue that only group 1004 may read.
+    /// A System V message queue that its owner and group 1004 may read.
     may_read_queue: bool,
     /// The groups of what it makes.
     new_file: u32,
@@ -192,7 +191,7 @@ fn seen(ids: Ids, groups: &[u32]) -> Seen {
     chown(file.path(), None, Some(1004)).unwrap();
     std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o040)).unwrap();
     let path = std::ffi::CString::new(file.path().to_str().unwrap()).unwrap();
-    let queue = new_queue(0o040);
+    let queue = new_queue(0o440);
     let mut about = about_queue(queue).unwrap();
     about.msg_perm.gid = 1004;
     // SAFETY: a number, and a valid pointer.
