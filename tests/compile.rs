@@ -11,12 +11,14 @@ use libtest_mimic::{Arguments, Completion, Trial};
 const MADE_WITH: &str = "rustc 1.95.";
 
 /// Each program, and what every compiler says of it.
-const REASONS: [(&str, &str); 8] = [
+const REASONS: [(&str, &str); 10] = [
     ("moved_into_a_thread", "cannot be sent between threads safely"),
     ("process_guard_moved_into_a_thread", "cannot be sent between threads safely"),
     ("shared_with_a_thread", "cannot be shared between threads safely"),
     ("held_across_an_await", "future cannot be sent between threads safely"),
     ("group_of_another_integer", "the trait bound"),
+    ("group_out_of_range", "literal out of range for `u32`"),
+    ("negative_group", "the trait `Neg` is not implemented for `u32`"),
     ("ended_twice", "use of moved value"),
     ("unnamed_guard_is_warned_of", "that must be used"),
     ("ended_at_once", "non-binding let on a type that has a destructor"),

@@ -17,6 +17,7 @@ fn main() -> std::process::ExitCode {
         Nothing: another_thread_has_a_guard,
         Nothing: a_process_guard_inside_a_thread_guard,
         Setgid: a_drop_with_other_threads,
+        Setgid: a_drop_under_tokio,
         Nothing: a_leaked_guard,
         Nothing: the_group_that_means_leave_alone,
         Nothing: a_group_that_is_not_mapped,
@@ -126,6 +127,19 @@ fn a_process_guard_inside_a_thread_guard() {
 fn a_drop_with_other_threads() {
     let _other = Sibling::start();
     says("A drop with other threads", PermanentDrop::to_group(1004).apply().unwrap_err());
+}
+
+/// What `#[tokio::main]` makes of an `async fn main`.
+fn a_drop_under_tokio() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let drop = || PermanentDrop::to_group(1004).apply();
+    kernel::passes_in_child(|| {
+        let inside = runtime().block_on(async { drop() });
+        assert!(matches!(inside, Err(Error::SeveralThreads { threads: 2.. })), "{inside:?}");
+    });
+    drop().unwrap();
+    let of_a_worker = runtime().block_on(async { tokio::spawn(async { kernel::ids() }).await.unwrap() });
+    assert_eq!(of_a_worker, [1004; 4]);
 }
 
 fn a_leaked_guard() {

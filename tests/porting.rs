@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 
 use common::attack;
 use common::kernel::{self, CAP_SETGID, Ids};
-use common::sandbox;
+use common::sandbox::{self, Answer};
 use nix::unistd;
 use privilege_guard::{Error, GroupChange, GroupGuard, PermanentDrop, Thread};
 
@@ -41,6 +41,8 @@ fn main() -> std::process::ExitCode {
         Setgid: moved_to_another_thread,
         Setgid: not_root,
         Setgid: one_inside_another,
+        Setgid: way_back_is_fatal,
+        Setgid: drop_could_be_taken_back,
     ])
 }
 
@@ -599,9 +601,26 @@ impl UidSwap {
     fn restore_uid(&self) {
         if self.privileged {
             unistd::seteuid(self.user.into()).unwrap();
-            unistd::setegid(self.group.into()).unwrap();
+            unistd::setegid(self.group.into()).unwrap_or_else(|_| fatal());
             unistd::setgroups(&self.groups).unwrap();
         }
+    }
+}
+
+/// Ends the process with this exit code.
+const FATAL: i32 = 255;
+
+fn fatal() -> ! {
+    std::process::exit(FATAL)
+}
+
+/// Without the tries for the user, which come after these.
+fn permanently_set_uid(user: u32, group: u32) {
+    let old = unistd::getgid();
+    setresgid(group, group, group).unwrap_or_else(|_| fatal());
+    unistd::setresuid(user.into(), user.into(), user.into()).unwrap_or_else(|_| fatal());
+    if old.as_raw() != group && user != 0 && (unistd::setgid(old).is_ok() || unistd::setegid(old).is_ok()) {
+        fatal();
     }
 }
 
@@ -646,5 +665,58 @@ fn one_inside_another() {
         is([3, 1004, 3, 1004]);
         statics.restore_uid();
         is([3; 4]);
+    });
+}
+
+/// the kernel refuses the way back
+fn way_back_is_fatal() {
+    let theirs = kernel::in_child(|| {
+        kernel::start_from([3; 4], &[]);
+        refuse_the_way_back_to_3();
+        let mut statics = UidSwap::default();
+        statics.temporarily_use_uid(1234, 1004);
+        statics.restore_uid();
+        0
+    });
+    assert_eq!(theirs.code(), Some(FATAL));
+    from([3; 4], || {
+        refuse_the_way_back_to_3();
+        let assume = || GroupChange::new().effective(1004).assume().unwrap();
+        kernel::aborts(|| drop(assume()));
+        assert!(matches!(assume().run(|| ()), Err(Error::NotRestored { .. })));
+    });
+    from([3; 4], || {
+        refuse_the_way_back_to_3();
+        let guard = GroupChange::new().effective(1004).assume().unwrap();
+        assert!(matches!(guard.restore(), Err(Error::NotRestored { .. })));
+    });
+}
+
+/// the permanent drop could be taken back
+fn drop_could_be_taken_back() {
+    // A filter that says so is all that makes one of them believe it.
+    let say_done = || {
+        for call in [libc::SYS_setgid, libc::SYS_setresgid] {
+            sandbox::answer(call, &[(if call == libc::SYS_setgid { 0 } else { 1 }, 3)], Answer::SuccessWithoutDoing);
+        }
+    };
+    let theirs = |could: bool| {
+        let ended = kernel::in_child(|| {
+            kernel::start_from([3; 4], &[]);
+            if could {
+                say_done();
+            }
+            permanently_set_uid(1234, 1004);
+            0
+        });
+        ended.code()
+    };
+    assert_eq!((theirs(false), theirs(true)), (Some(0), Some(FATAL)));
+    let ours = || PermanentDrop::to_group(1004).user(1234).apply();
+    from([3; 4], || drop(ours().unwrap()));
+    from([3; 4], || {
+        say_done();
+        let line = kernel::aborts(|| drop(ours()));
+        assert!(line.contains("setresgid may have given 3 back"), "{line}");
     });
 }

@@ -145,12 +145,7 @@ impl Supervisor {
     }
 
     fn answer(&mut self, listener: &OwnedFd) {
-        // SAFETY: numbers only; the kernel wants it zeroed.
-        let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-        // SAFETY: a valid pointer to what this request reads into.
-        if unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) } != 0 {
-            return; // Its thread has died.
-        }
+        let Some(asked) = receive(listener) else { return };
         let over = self.is_over();
         let fault = self.fault.filter(|fault| !over && (self.calls + 1 == fault.nth || fault.and_later && self.calls + 1 > fault.nth));
         let mut answer = libc::seccomp_notif_resp { id: asked.id, val: 0, error: 0, flags: 0 };
@@ -159,8 +154,7 @@ impl Supervisor {
             Some(Answer::SuccessWithoutDoing) => {}
             None => answer.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
         }
-        // SAFETY: a valid pointer to what this request takes.
-        let sent = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) } == 0;
+        let sent = send(listener, answer);
         // glibc lets the other threads make their calls first.
         if sent && !over && asked.pid == self.child.unsigned_abs() {
             self.calls += 1;
@@ -194,6 +188,31 @@ impl Supervisor {
         assert_eq!(unsafe { libc::waitpid(self.child, &raw mut status, 0) }, self.child);
         ExitStatus::from_raw(status)
     }
+}
+
+/// What is asked next; `None` where its thread has died.
+fn receive(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
+    // SAFETY: numbers only; the kernel wants it zeroed.
+    let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid pointer to what this request reads into.
+    let received = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
+    (received == 0).then_some(asked)
+}
+
+fn send(listener: &OwnedFd, mut answer: libc::seccomp_notif_resp) -> bool {
+    // SAFETY: a valid pointer to what this request takes.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) == 0 }
+}
+
+/// From now on, before the kernel makes a call of this kind for any thread, `f` runs, on a thread that may make none itself.
+pub fn before_each(call: Call, mut f: impl FnMut() + Send + 'static) {
+    let listener = listen(call);
+    std::thread::spawn(move || {
+        while let Some(libc::seccomp_notif { id, .. }) = receive(&listener) {
+            f();
+            send(&listener, libc::seccomp_notif_resp { id, val: 0, error: 0, flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32 });
+        }
+    });
 }
 
 /// Asks a listener about every call of this kind, from all threads of this process.

@@ -33,6 +33,11 @@ pub fn identity_of(thread: i32) -> Identity {
     identity_in(&format!("/proc/self/task/{thread}/status"))
 }
 
+/// Of the main thread of another process.
+pub fn identity_of_process(process: u32) -> Identity {
+    identity_in(&format!("/proc/{process}/status"))
+}
+
 fn identity_in(path: &str) -> Identity {
     // A thread's name may be any bytes.
     identity_from(&String::from_utf8_lossy(&std::fs::read(path).expect(path)))
@@ -431,7 +436,8 @@ pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
     assert!(wait(mapper).success());
 }
 
-fn enter_user_namespace() {
+/// A new one, without maps. Of a process with one thread only.
+pub fn enter_user_namespace() {
     // SAFETY: numbers only.
     assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0, "{}", std::io::Error::last_os_error());
 }

@@ -9,6 +9,7 @@ pub mod attack;
 pub mod fault;
 pub mod guard;
 pub mod kernel;
+pub mod ring;
 pub mod sandbox;
 pub mod sibling;
 pub mod subscriber;

@@ -28,18 +28,27 @@ pub fn refuse(call: libc::c_long, arguments: &[(u8, u32)]) {
     answer(call, arguments, Answer::Errno(libc::EPERM));
 }
 
+/// On the calling thread: the call with these arguments kills the process, with SIGSYS.
+pub fn kill_for(call: libc::c_long, arguments: &[(u8, u32)]) {
+    seccompiler::apply_filter(&program_of(call, arguments, SeccompAction::KillProcess)).expect("a seccomp filter");
+}
+
 fn program(call: libc::c_long, arguments: &[(u8, u32)], answer: Answer) -> seccompiler::BpfProgram {
     let errno = match answer {
         Answer::Errno(errno) => errno as u32,
         Answer::SuccessWithoutDoing => 0,
     };
+    program_of(call, arguments, SeccompAction::Errno(errno))
+}
+
+fn program_of(call: libc::c_long, arguments: &[(u8, u32)], action: SeccompAction) -> seccompiler::BpfProgram {
     let conditions = arguments.iter().map(|&(index, value)| {
         SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(value)).expect("a condition")
     });
     let conditions: Vec<_> = conditions.collect();
     let rules = if conditions.is_empty() { vec![] } else { vec![SeccompRule::new(conditions).expect("a rule")] };
     let arch: TargetArch = std::env::consts::ARCH.try_into().expect("an architecture that seccompiler knows");
-    let filter = SeccompFilter::new(BTreeMap::from([(call, rules)]), SeccompAction::Allow, SeccompAction::Errno(errno), arch);
+    let filter = SeccompFilter::new(BTreeMap::from([(call, rules)]), SeccompAction::Allow, action, arch);
     filter.expect("a filter").try_into().expect("a program")
 }
 

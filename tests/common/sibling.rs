@@ -29,6 +29,10 @@ impl Sibling {
         Sibling { thread: told.recv().expect("a thread id"), end: Some(end), handle: Some(handle) }
     }
 
+    pub fn thread(&self) -> i32 {
+        self.thread
+    }
+
     pub fn identity(&self) -> Identity {
         kernel::identity_of(self.thread)
     }

@@ -1,0 +1,142 @@
+//! An io_uring that makes files, with the raw calls (include/uapi/linux/io_uring.h).
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const ENTRIES: u32 = 4;
+const REGISTER_PERSONALITY: libc::c_long = 9;
+const ENTER_GETEVENTS: libc::c_long = 1;
+const OFF_SQES: libc::off_t = 0x1000_0000;
+const OP_OPENAT: u64 = 18;
+const OP_READ: u64 = 22;
+/// Flags of a request, where they stand in its first word.
+const LINKED_TO_THE_NEXT: u64 = 1 << 2 << 8;
+const ASYNC: u64 = 1 << 4 << 8;
+
+/// `struct io_sqe_ring` and the like are words at offsets that the kernel tells.
+pub struct Ring {
+    ring: OwnedFd,
+    words: *const AtomicU32,
+    requests: *mut [u64; 8],
+    /// Of `struct io_uring_params`, as words.
+    params: [u32; 30],
+    /// What the requests point to.
+    kept: Vec<CString>,
+    read: Box<[u8; 1]>,
+}
+
+/// Whose identity a request is made under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Personality(u16);
+
+impl Personality {
+    /// That of whoever makes it.
+    pub const NONE: Self = Personality(0);
+}
+
+impl Ring {
+    /// The case is ignored where the machine has none.
+    pub fn new() -> Self {
+        let mut params = [0u32; 30];
+        // SAFETY: the pointer is to as much as the kernel reads and writes.
+        let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, params.as_mut_ptr()) };
+        if ring < 0 {
+            super::ignore(&format!("needs an io_uring: {}", std::io::Error::last_os_error()));
+        }
+        // SAFETY: a new descriptor.
+        let ring = unsafe { OwnedFd::from_raw_fd(ring as i32) };
+        let map = |offset| {
+            let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
+            // SAFETY: a new mapping, never unmapped: of the rings (one mapping has both) and of the requests, neither longer than a page.
+            let mapping = unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, flags, ring.as_raw_fd(), offset) };
+            assert_ne!(mapping, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+            mapping
+        };
+        Ring { words: map(0).cast(), requests: map(OFF_SQES).cast(), ring, params, kept: Vec::new(), read: Box::new([0]) }
+    }
+
+    /// A word of the rings, whose offset stands in this word of the params, and the nth after it.
+    fn word(&self, param: usize, nth: u32) -> &AtomicU32 {
+        let offset = self.params[param] / 4 + nth;
+        assert!(offset < 1024);
+        // SAFETY: within the mapping, which lasts.
+        unsafe { &*self.words.add(offset as usize) }
+    }
+
+    /// Registers the calling thread's identity.
+    pub fn register_personality(&self) -> Personality {
+        // SAFETY: numbers only.
+        let id = unsafe { libc::syscall(libc::SYS_io_uring_register, self.ring.as_raw_fd(), REGISTER_PERSONALITY, 0, 0) };
+        assert!(id > 0, "{}", std::io::Error::last_os_error());
+        Personality(id as u16)
+    }
+
+    /// Makes a file, now.
+    pub fn make_file(&mut self, path: &Path, personality: Personality) {
+        let request = self.open(path, personality);
+        self.queue(request);
+        self.submit(1, 1);
+        self.is_done();
+    }
+
+    /// Makes a file once a byte can be read, and not before. Until then it waits, or a kernel thread waits that it is handed to.
+    pub fn make_file_after(&mut self, pipe: &OwnedFd, path: &Path, handed_over: bool) {
+        let buffer = self.read.as_mut_ptr() as u64;
+        let flags = LINKED_TO_THE_NEXT | if handed_over { ASYNC } else { 0 };
+        self.queue([OP_READ | flags | descriptor(pipe.as_raw_fd()), u64::MAX, buffer, 1, 0, 0, 0, 0]);
+        let request = self.open(path, Personality::NONE);
+        self.queue(request);
+        self.submit(2, 0);
+    }
+
+    /// Waits for what [`Self::make_file_after`] has queued.
+    pub fn is_done_after(&self) {
+        self.submit(0, 2);
+        self.is_done();
+    }
+
+    fn open(&mut self, path: &Path, personality: Personality) -> [u64; 8] {
+        let path = CString::new(path.to_str().expect("a path")).expect("a path");
+        let how = ((libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY) as u64) << 32 | 0o600;
+        let (operation, pointer) = (OP_OPENAT | descriptor(libc::AT_FDCWD), path.as_ptr() as u64);
+        self.kept.push(path);
+        [operation, 0, pointer, how, 0, u64::from(personality.0) << 16, 0, 0]
+    }
+
+    fn queue(&self, request: [u64; 8]) {
+        // The offsets of the tail and of the array of indices are the words 11 and 16.
+        let tail = self.word(11, 0);
+        let index = tail.load(Ordering::Relaxed) % ENTRIES;
+        // SAFETY: within the mapping; the kernel reads it when it is told to.
+        unsafe { self.requests.add(index as usize).write(request) };
+        self.word(16, index).store(index, Ordering::Relaxed);
+        tail.fetch_add(1, Ordering::Release);
+    }
+
+    fn submit(&self, new: u32, wait_for: u32) {
+        let none = std::ptr::null::<u8>();
+        let (ring, flags) = (self.ring.as_raw_fd(), if wait_for > 0 { ENTER_GETEVENTS } else { 0 });
+        // SAFETY: the requests point to what this ring keeps.
+        let taken = unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, new, wait_for, flags, none, 0) };
+        assert_eq!(taken, libc::c_long::from(new), "{}", std::io::Error::last_os_error());
+    }
+
+    /// All that has ended has ended well.
+    fn is_done(&self) {
+        // The offsets of the head, the tail and the answers are the words 20, 21 and 25; an answer is four words, of which the third is the result.
+        let (head, tail) = (self.word(20, 0), self.word(21, 0).load(Ordering::Acquire));
+        let first = head.swap(tail, Ordering::Release);
+        assert!(first < tail);
+        for answer in first..tail {
+            let answer = answer % self.params[1];
+            let result = self.word(25, 4 * answer + 2).load(Ordering::Relaxed) as i32;
+            assert!(result >= 0, "{}", std::io::Error::from_raw_os_error(-result));
+        }
+    }
+}
+
+fn descriptor(descriptor: i32) -> u64 {
+    u64::from(descriptor as u32) << 32
+}

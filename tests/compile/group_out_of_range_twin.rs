@@ -1,0 +1,3 @@
+fn main() {
+    let _guard = privilege_guard::GroupGuard::assume_on_thread(4294967295);
+}

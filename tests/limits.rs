@@ -1,0 +1,790 @@
+//! "What it does not do" of docs/security.md: that it is so.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use common::fault::{self, Call, First};
+use common::guard::{SCOPES, Scope};
+use common::kernel::{self, CAP_SETGID, Capabilities, Ids};
+use common::ring::{Personality, Ring};
+use common::sandbox::{self, Answer};
+use common::sibling::Sibling;
+use privilege_guard::{Error, GroupChange, GroupGuard, Holder, PermanentDrop};
+
+fn main() -> std::process::ExitCode {
+    common::main(cases![
+        Setgid: an_open_descriptor_stays_open,
+        Setgid: a_process_started_under_a_guard_keeps_the_group,
+        Setgid: a_thread_started_under_a_thread_guard_keeps_the_group,
+        Setgid: exit_handlers_on_another_thread_run_as_the_group,
+        Setgid: the_death_signals_of_other_threads_are_lost,
+        Setgid: a_kept_group_is_given_to_all,
+        Setgid: a_full_signal_queue_leaves_threads_out,
+        Setgid: a_filter_on_another_thread_that_says_done,
+        Setgid: the_dumpable_flag_stays_cleared,
+        Setgid: the_thread_of_an_io_uring_keeps_its_group,
+        Setgid: a_registered_personality_keeps_its_group,
+        Setgid: a_request_handed_to_a_kernel_thread_keeps_its_group,
+        Setgid: a_guard_in_pre_exec_has_ended_in_the_program,
+        Nothing: a_guard_in_pre_exec_is_busy_for_good,
+        Nothing: a_guard_in_a_signal_handler_aborts,
+        Setgid: a_parent_that_dies_during_a_change_is_not_reported,
+        Setgid: a_scope_returns_before_a_leaked_guard_is_undone,
+        Setgid: ids_set_behind_its_back_are_not_seen,
+        Setgid: a_user_namespace_entered_under_a_guard_is_not_seen,
+        Nothing: two_copies_do_not_see_each_other,
+        Nothing: a_forked_child_has_the_guards_of_other_threads_for_good,
+        Setgid: a_guard_leaked_by_a_late_destructor_is_not_undone,
+        Setgid: the_programs_handler_runs_before_an_abort,
+        Setgid: a_child_with_both_ids_is_not_secure,
+        Setgid: glibc_aborts_where_one_thread_may_not,
+        Setgid: a_filter_that_kills_for_a_try_kills_the_process,
+        Root: an_executed_file_gives_what_it_gives,
+    ])
+}
+
+const LONG_ENOUGH: Duration = Duration::from_secs(60);
+const START: Ids = [3; 4];
+const UNDER: Ids = [1004, 1004, 3, 1004];
+
+fn start() {
+    kernel::start_from(START, &[]);
+}
+
+/// Another thread, which does what it is asked to.
+struct Worker {
+    ask: Sender<Box<dyn FnOnce() + Send>>,
+    _thread: JoinHandle<()>,
+}
+
+impl Worker {
+    fn start() -> Self {
+        let (ask, asked) = channel::<Box<dyn FnOnce() + Send>>();
+        // Until the asker is gone.
+        Worker { ask, _thread: std::thread::spawn(move || asked.into_iter().for_each(|work| work())) }
+    }
+
+    fn does<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = channel();
+        self.ask.send(Box::new(move || tell.send(work()).expect("somebody waits"))).expect("the thread lives");
+        told.recv().expect("an answer")
+    }
+
+    /// Takes a guard and keeps it until the sender that is returned is gone.
+    fn holds(&self, scope: Scope, change: GroupChange) -> Sender<()> {
+        let (tell, told) = channel();
+        let (end, ended): (_, Receiver<()>) = channel();
+        let work = move || {
+            // Another one's may be about to end.
+            let _guard = scope.assume(change.wait(LONG_ENOUGH)).unwrap();
+            tell.send(()).unwrap();
+            _ = ended.recv();
+        };
+        self.ask.send(Box::new(work)).expect("the thread lives");
+        told.recv().expect("a guard");
+        end
+    }
+}
+
+fn an_open_descriptor_stays_open() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "of group 1004").unwrap();
+    chown(file.path(), None, Some(1004)).unwrap();
+    std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o640)).unwrap();
+    start();
+    become_user_with_setgid();
+    let open = || std::fs::File::open(file.path());
+    let is_closed = || assert_eq!(open().unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+
+    is_closed();
+    for scope in SCOPES {
+        let mut opened = scope.assume(GroupChange::both(1004)).unwrap().run(open).unwrap().unwrap();
+        is_closed();
+        let mut text = String::new();
+        opened.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "of group 1004");
+    }
+    // And after a permanent drop.
+    let opened = GroupGuard::assume(1004).unwrap().run(open).unwrap().unwrap();
+    PermanentDrop::to_group(3).apply().unwrap();
+    is_closed();
+    assert!(std::io::read_to_string(opened).unwrap().contains("1004"));
+}
+
+/// User 1234, with CAP_SETGID and no other capability.
+fn become_user_with_setgid() {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+    kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
+    kernel::set_capabilities(Capabilities { effective: CAP_SETGID, permitted: CAP_SETGID, inheritable: 0 });
+}
+
+fn a_process_started_under_a_guard_keeps_the_group() {
+    start();
+    let spawn = || {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // What it says, it says after the exec; then it waits for the end of its stdin.
+        child.stdin.as_ref().unwrap().write_all(&[0]).unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        child
+    };
+    let worker = Worker::start();
+    for scope in SCOPES {
+        let guard = scope.assume(GroupChange::both(1004)).unwrap();
+        let mut children = vec![spawn()];
+        if scope == Scope::Process {
+            children.push(worker.does(spawn));
+        }
+        guard.restore().unwrap();
+        assert_eq!(kernel::ids(), START);
+        for mut child in children {
+            // The saved id is set by the exec.
+            assert_eq!(kernel::identity_of_process(child.id()).ids, [1004; 4]);
+            drop(child.stdin.take());
+            assert!(child.wait().unwrap().success());
+        }
+    }
+}
+
+fn a_thread_started_under_a_thread_guard_keeps_the_group() {
+    start();
+    let started = |scope: Scope| scope.assume(GroupChange::both(1004)).unwrap().run(Sibling::start).unwrap();
+    let under_a_thread_guard = started(Scope::Thread);
+    assert_eq!((kernel::ids(), under_a_thread_guard.identity().ids), (START, UNDER));
+    drop(under_a_thread_guard);
+    // The end of a process guard changes all threads.
+    assert_eq!(started(Scope::Process).identity().ids, START);
+}
+
+extern "C" fn exits_with_the_group() {
+    let [_, effective, _] = kernel::getresgid();
+    // SAFETY: it does not return.
+    unsafe { libc::_exit(if effective == 1004 { 104 } else { 3 }) }
+}
+
+fn exit_handlers_on_another_thread_run_as_the_group() {
+    let code = |guard_exits: bool| {
+        let ended = kernel::in_child(|| {
+            start();
+            // SAFETY: the handler does nothing that it may not do.
+            assert_eq!(unsafe { libc::atexit(exits_with_the_group) }, 0);
+            std::mem::forget(GroupGuard::assume(1004).unwrap());
+            if guard_exits {
+                return 0;
+            }
+            std::thread::spawn(|| std::process::exit(0)).join().unwrap();
+            unreachable!("the process ends");
+        });
+        ended.code()
+    };
+    assert_eq!(code(false), Some(104));
+    // The thread that has the guard undoes it first.
+    assert_eq!(code(true), Some(3));
+}
+
+fn the_death_signals_of_other_threads_are_lost() {
+    start();
+    let worker = Worker::start();
+    let signal_after = |scope: Scope| {
+        kernel::set_death_signal(libc::SIGUSR1);
+        worker.does(|| kernel::set_death_signal(libc::SIGUSR2));
+        scope.assume(GroupChange::both(1004)).unwrap().restore().unwrap();
+        assert_eq!(kernel::death_signal(), libc::SIGUSR1);
+        worker.does(kernel::death_signal)
+    };
+    assert_eq!(signal_after(Scope::Process), 0);
+    assert_eq!(signal_after(Scope::Thread), libc::SIGUSR2);
+}
+
+fn a_kept_group_is_given_to_all() {
+    start();
+    let guard = GroupGuard::assume_on_thread(1004).unwrap();
+    let kept = Worker::start();
+    guard.restore().unwrap();
+    assert_eq!((kernel::ids(), kept.does(kernel::ids)), (START, UNDER));
+
+    kept.does(|| GroupGuard::assume(1005).unwrap().restore().unwrap());
+    assert_eq!((kernel::ids(), kept.does(kernel::ids)), (UNDER, UNDER));
+    start();
+    GroupGuard::assume(1005).unwrap().restore().unwrap();
+    assert_eq!((kernel::ids(), kept.does(kernel::ids)), (START, START));
+}
+
+/// What a process guard makes of this thread that libc does not reach, or that a filter answers for.
+fn is_left_out(other: &Sibling) {
+    let before = other.identity().ids;
+    let guard = GroupGuard::assume(1004).unwrap();
+    assert_eq!((kernel::ids(), other.identity().ids), (UNDER, before));
+    let shown = privilege_guard::threads().unwrap();
+    let shown = shown.iter().find(|thread| thread.thread_id == other.thread().unsigned_abs()).unwrap();
+    assert_eq!(common::guard::raw(shown.ids), before);
+    guard.restore().unwrap();
+    assert_eq!((kernel::ids(), other.identity().ids), (START, before));
+    GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
+}
+
+fn is_noticed(drop: Result<privilege_guard::DropReport, Error>) {
+    let error = drop.unwrap_err();
+    assert!(matches!(error, Error::StillPrivileged { .. }), "{error}");
+}
+
+fn fill_the_signal_queue() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid pointer.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
+}
+
+fn a_full_signal_queue_leaves_threads_out() {
+    kernel::passes_in_child(|| {
+        start();
+        let other = Sibling::start();
+        fill_the_signal_queue();
+        is_left_out(&other);
+    });
+    kernel::passes_in_child(|| {
+        start();
+        let _other = Sibling::start();
+        fill_the_signal_queue();
+        is_noticed(PermanentDrop::to_group(33).user(1234).apply());
+    });
+    kernel::passes_in_child(|| {
+        kernel::start_from([3, 50, 50, 50], &[]);
+        become_user_with_setgid();
+        kernel::give_up_capabilities(CAP_SETGID);
+        let _other = Sibling::start();
+        fill_the_signal_queue();
+        is_noticed(GroupGuard::assume(3).unwrap().drop_permanently());
+    });
+}
+
+fn a_filter_on_another_thread_that_says_done() {
+    let other = || Sibling::start_after(|| sandbox::answer(libc::SYS_setresgid, &[], Answer::SuccessWithoutDoing));
+    kernel::passes_in_child(|| {
+        start();
+        is_left_out(&other());
+    });
+    kernel::passes_in_child(|| {
+        start();
+        let _other = other();
+        is_noticed(PermanentDrop::to_group(33).user(1234).apply());
+    });
+}
+
+fn the_dumpable_flag_stays_cleared() {
+    // SAFETY: numbers only.
+    let dumpable = || unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
+    // SAFETY: numbers only.
+    let set_dumpable = || assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }, 0);
+    let owner = || std::fs::metadata("/proc/self/status").unwrap().uid();
+    start();
+    become_user_with_setgid();
+    let cleared: i32 = std::fs::read_to_string("/proc/sys/fs/suid_dumpable").unwrap().trim().parse().unwrap();
+    if cleared == 1 {
+        common::ignore("fs.suid_dumpable is 1 here");
+    }
+    for scope in SCOPES {
+        set_dumpable();
+        assert_eq!((dumpable(), owner()), (1, 1234));
+        // Nothing is dumped that the group could not read.
+        scope.assume(GroupChange::new().no_supplementary()).unwrap().restore().unwrap();
+        assert_eq!((dumpable(), owner()), (1, 1234));
+        scope.assume(GroupChange::both(1004)).unwrap().restore().unwrap();
+        assert_eq!((dumpable(), owner()), (cleared, 0));
+    }
+    set_dumpable();
+    assert_eq!((dumpable(), owner()), (1, 1234));
+}
+
+fn the_thread_of_an_io_uring_keeps_its_group() {
+    start();
+    let guard = GroupGuard::assume(1004).unwrap();
+    let ring = kernel::polled_io_uring();
+    guard.restore().unwrap();
+    let polls = kernel::all_threads().into_iter().find(|thread| kernel::is_io_worker(thread.thread)).unwrap();
+    assert_eq!((kernel::ids(), polls.identity.ids), (START, UNDER));
+    GroupGuard::assume(1005).unwrap().restore().unwrap();
+    assert_eq!(kernel::identity_of(polls.thread).ids, UNDER);
+    drop(ring);
+}
+
+fn a_registered_personality_keeps_its_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    start();
+    let mut ring = Ring::new();
+    let of = |name: &str| std::fs::metadata(path(name)).unwrap().gid();
+    let own = ring.register_personality();
+    let guard = GroupGuard::assume(1004).unwrap();
+    let assumed = ring.register_personality();
+    ring.make_file(&path("inside"), own);
+    ring.make_file(&path("inside, without"), Personality::NONE);
+    guard.restore().unwrap();
+    ring.make_file(&path("after"), assumed);
+    ring.make_file(&path("after, without"), Personality::NONE);
+    assert_eq!(["inside", "inside, without", "after", "after, without"].map(of), [3, 1004, 1004, 3]);
+
+    let kept = kernel::answer_of_child(|| {
+        PermanentDrop::to_group(33).apply().unwrap();
+        ring.make_file(&path("dropped"), assumed);
+        of("dropped").to_string()
+    });
+    assert_eq!(kept.unwrap(), "1004");
+}
+
+fn a_request_handed_to_a_kernel_thread_keeps_its_group() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Ring::new()); // or the case is ignored here, where no child of it can be
+    let made = |handed_over: bool, drops: bool| {
+        let path = folder.path().join(format!("{handed_over}, {drops}"));
+        kernel::passes_in_child(|| {
+            start();
+            let (reader, mut writer) = UnixStream::pair().unwrap();
+            let reader = OwnedFd::from(reader);
+            let mut ring = Ring::new();
+            GroupGuard::assume(1004).unwrap().run(|| ring.make_file_after(&reader, &path, handed_over)).unwrap();
+            if drops {
+                let refused = matches!(PermanentDrop::to_group(33).apply(), Err(Error::IoUring { .. }));
+                assert_eq!(refused, handed_over);
+            }
+            assert!(!path.exists());
+            writer.write_all(&[0]).unwrap();
+            ring.is_done_after();
+        });
+        std::fs::metadata(path).unwrap().gid()
+    };
+    assert_eq!([made(true, false), made(true, true)], [1004, 1004]);
+    // Any other is made as what its thread is by then.
+    assert_eq!([made(false, false), made(false, true)], [3, 33]);
+}
+
+/// What the program says that it is, after `in_child` has run in the forked child.
+fn cat_after(in_child: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> std::io::Result<String> {
+    let mut command = Command::new("cat");
+    command.arg("/proc/self/status");
+    // SAFETY: no other thread holds a lock that it could wait for.
+    unsafe { command.pre_exec(in_child) };
+    let output = command.output()?;
+    let text = String::from_utf8(output.stdout).unwrap();
+    Ok(text.lines().find_map(|line| line.strip_prefix("Gid:\t")).unwrap().to_owned())
+}
+
+fn a_guard_in_pre_exec_has_ended_in_the_program() {
+    start();
+    let named = || {
+        let _guard = GroupGuard::assume(1004)?;
+        Ok(())
+    };
+    assert_eq!(cat_after(named).unwrap(), "3\t3\t3\t3");
+    // And one that has not ended is one no more.
+    let leaked = || {
+        std::mem::forget(GroupGuard::assume(1004)?);
+        Ok(())
+    };
+    assert_eq!(cat_after(leaked).unwrap(), "1004\t1004\t1004\t1004");
+}
+
+fn a_guard_in_pre_exec_is_busy_for_good() {
+    let worker = Worker::start();
+    let holding = worker.holds(Scope::Process, GroupChange::new());
+    let own_group = || {
+        let busy = GroupChange::new().wait(Duration::from_millis(20)).assume();
+        assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
+        Err(std::io::Error::from_raw_os_error(libc::EAGAIN))
+    };
+    assert_eq!(cat_after(own_group).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+    drop(holding);
+}
+
+extern "C" fn takes_a_guard(_: i32) {
+    _ = GroupChange::new().assume_on_thread();
+}
+
+fn a_guard_in_a_signal_handler_aborts() {
+    let text = kernel::aborts(|| {
+        let worker = Worker::start();
+        let _holding = worker.holds(Scope::Process, GroupChange::new());
+        // SAFETY: what the handler may not do is what this is about. The numbers are a signal and a time.
+        unsafe {
+            libc::signal(libc::SIGALRM, takes_a_guard as *const () as libc::sighandler_t);
+            libc::alarm(1);
+        }
+        // The signal comes while it waits: inside the library.
+        _ = GroupChange::new().wait(LONG_ENOUGH).assume();
+    });
+    assert!(text.contains("already borrowed"), "{text}");
+}
+
+/// Whether a process whose parent dies while it is as `when` says lives on; it has SIGTERM as parent-death signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// After the kernel has cleared the signal, and before it is set again.
+    DuringTheChange,
+    UnderTheGuard,
+}
+
+fn survives_its_parent(when: When) -> bool {
+    let (mut asker, told) = UnixStream::pair().unwrap();
+    // The parent, which ends when it is told to.
+    let parent = kernel::in_child(|| {
+        let (mut dies, die) = UnixStream::pair().unwrap();
+        // SAFETY: this process has one thread.
+        if unsafe { libc::fork() } != 0 {
+            drop(die);
+            dies.read_exact(&mut [0]).unwrap();
+            // SAFETY: it does not return.
+            unsafe { libc::_exit(0) }
+        }
+        drop(dies);
+        outlive(when, die, &told);
+        0
+    });
+    assert!(parent.success());
+    drop(told);
+    let mut said = String::new();
+    asker.read_to_string(&mut said).unwrap();
+    assert!(["", "alive"].contains(&&*said), "{said}");
+    said == "alive"
+}
+
+fn outlive(when: When, mut die: UnixStream, mut told: &UnixStream) {
+    // SAFETY: no arguments.
+    let parent = || unsafe { libc::getppid() };
+    let first = parent();
+    let mut parent_dies = move || {
+        if parent() == first {
+            die.write_all(&[0]).unwrap();
+            while parent() == first {
+                std::thread::yield_now();
+            }
+        }
+    };
+    kernel::set_death_signal(libc::SIGTERM);
+    if when == When::UnderTheGuard {
+        let _guard = GroupGuard::assume_on_thread(1004).unwrap();
+        parent_dies();
+    } else {
+        let call = Call { name: "prctl", number: libc::SYS_prctl, first: First::Is(libc::PR_SET_PDEATHSIG as u32) };
+        let this = kernel::gettid();
+        fault::before_each(call, move || {
+            if kernel::identity_of(this).ids[1] == 1004 {
+                parent_dies();
+            }
+        });
+        let guard = GroupGuard::assume_on_thread(1004).unwrap();
+        assert_ne!(parent(), first);
+        guard.restore().unwrap();
+    }
+    assert_eq!(kernel::state().death_signal, libc::SIGTERM);
+    told.write_all(b"alive").unwrap();
+}
+
+fn a_parent_that_dies_during_a_change_is_not_reported() {
+    start();
+    assert!(survives_its_parent(When::DuringTheChange));
+    assert!(!survives_its_parent(When::UnderTheGuard));
+}
+
+/// At the end of its thread, says that it has come, and waits.
+struct Late(Sender<()>, Receiver<()>);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.0.send(()).expect("somebody waits");
+        _ = self.1.recv();
+    }
+}
+
+thread_local! {
+    static LATE: std::cell::RefCell<Option<Late>> = const { std::cell::RefCell::new(None) };
+}
+
+fn a_scope_returns_before_a_leaked_guard_is_undone() {
+    start();
+    let (tell, told) = channel();
+    let (go_on, wait) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::mem::forget(GroupGuard::assume(1004).unwrap());
+            // Made later, it goes first.
+            LATE.set(Some(Late(tell, wait)));
+        });
+    });
+    told.recv().unwrap();
+    assert_eq!(kernel::ids(), UNDER);
+    assert!(matches!(GroupGuard::assume(1005), Err(Error::Busy { .. })));
+    drop(go_on);
+    GroupChange::both(1005).wait(LONG_ENOUGH).assume().unwrap().restore().unwrap();
+    assert_eq!(kernel::ids(), START);
+}
+
+fn ids_set_behind_its_back_are_not_seen() {
+    for scope in SCOPES {
+        kernel::start_from(START, &[7]);
+        let mut guard = scope.assume(GroupChange::both(1004)).unwrap();
+        kernel::raw_setresgid(Some(5), Some(5), Some(5)).unwrap();
+        kernel::raw_setgroups(&[8]).unwrap();
+        guard.switch_to(1004).unwrap();
+        assert_eq!(kernel::ids(), [5; 4]);
+        guard.restore().unwrap();
+        // What the guard set is put back, and nothing else.
+        assert_eq!(kernel::identity(), kernel::Identity { ids: START, groups: vec![8] });
+    }
+}
+
+fn a_user_namespace_entered_under_a_guard_is_not_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    for scope in SCOPES {
+        start();
+        let file = folder.path().join(format!("{scope:?}"));
+        let group = kernel::answer_of_child(|| {
+            let guard = scope.assume(GroupChange::both(1004)).unwrap();
+            kernel::enter_user_namespace();
+            std::fs::write("/proc/self/setgroups", "deny").unwrap();
+            std::fs::write("/proc/self/gid_map", "3 1004 1").unwrap();
+            // Its 3 is another one now.
+            guard.restore().unwrap();
+            std::fs::write(&file, "").unwrap();
+            kernel::ids()[1].to_string()
+        });
+        assert_eq!(group.unwrap(), "3");
+        assert_eq!(std::fs::metadata(&file).unwrap().gid(), 1004);
+        // Where no group has the number, the kernel refuses.
+        let line = kernel::aborts(|| {
+            let guard = scope.assume(GroupChange::both(1004)).unwrap();
+            kernel::enter_user_namespace();
+            drop(guard);
+        });
+        assert!(line.contains("EINVAL"), "{line}");
+    }
+}
+
+fn two_copies_do_not_see_each_other() {
+    // target/<profile>/deps/<this test>, target/<profile>/examples/<the copy>
+    let test = std::env::current_exe().unwrap();
+    let path = test.ancestors().nth(2).unwrap().join("examples/libsecond_copy.so");
+    assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: valid strings; the function has this type (tests/common/second_copy.rs).
+    let second_copy: extern "C" fn() -> i32 = unsafe {
+        let copy = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
+        assert!(!copy.is_null());
+        let function = libc::dlsym(copy, c"privilege_guard_second_copy".as_ptr());
+        assert!(!function.is_null());
+        std::mem::transmute(function)
+    };
+    for scope in SCOPES {
+        let worker = Worker::start();
+        let holding = worker.holds(scope, GroupChange::new());
+        assert!(matches!(GroupChange::new().assume(), Err(Error::Busy { .. })));
+        assert_eq!(second_copy(), 0);
+        drop(holding);
+    }
+}
+
+fn a_forked_child_has_the_guards_of_other_threads_for_good() {
+    let own = kernel::getresgid()[1];
+    for scope in SCOPES {
+        let worker = Worker::start();
+        let holding = worker.holds(scope, GroupChange::new());
+        let (mut parent, mut child) = UnixStream::pair().unwrap();
+        let forked = std::thread::spawn(move || {
+            kernel::in_child(|| {
+                child.write_all(&[0]).unwrap();
+                child.read_exact(&mut [0]).unwrap();
+                let is_alive = |error| match error {
+                    Err(Error::Busy { holder: Holder::ProcessGuard { .. } }) => scope == Scope::Process,
+                    Err(Error::Busy { holder: Holder::ThreadGuards { threads: 1 } }) => scope == Scope::Thread,
+                    _ => false,
+                };
+                assert!(is_alive(GroupChange::new().assume().map(drop)));
+                assert_eq!(GroupChange::new().assume_on_thread().is_ok(), scope == Scope::Thread);
+                assert!(matches!(PermanentDrop::to_group(own).apply(), Err(Error::GuardsAlive)));
+                // SAFETY: it does not return, and runs no destructor of the parent's.
+                unsafe { libc::_exit(0) }
+            })
+        });
+        parent.read_exact(&mut [0]).unwrap();
+        // In the parent it ends.
+        drop(holding);
+        GroupChange::new().wait(LONG_ENOUGH).assume().unwrap().restore().unwrap();
+        parent.write_all(&[0]).unwrap();
+        assert!(forked.join().unwrap().success());
+    }
+}
+
+/// Which scope the destructor is to use.
+static LATE_SCOPE: AtomicI32 = AtomicI32::new(0);
+static REFUSED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn leaks_a_guard(_: *mut libc::c_void) {
+    let scope = SCOPES[LATE_SCOPE.load(Ordering::Relaxed) as usize];
+    match scope.assume(GroupChange::both(1004)) {
+        Ok(guard) => std::mem::forget(guard),
+        Err(error) => REFUSED.store(matches!(error, Error::ThreadEnding), Ordering::Relaxed),
+    }
+}
+
+/// Runs `before` on a thread at whose end a C library's destructor leaks a guard.
+fn ends_with_a_leak(before: fn()) {
+    let leaks = move || {
+        let mut key = 0;
+        // SAFETY: a valid pointer, and a value that is never read.
+        unsafe {
+            assert_eq!(libc::pthread_key_create(&raw mut key, Some(leaks_a_guard)), 0);
+            assert_eq!(libc::pthread_setspecific(key, std::ptr::dangling()), 0);
+        }
+        before();
+    };
+    std::thread::spawn(leaks).join().unwrap();
+}
+
+fn a_guard_leaked_by_a_late_destructor_is_not_undone() {
+    for (index, scope) in (0..).zip(SCOPES) {
+        LATE_SCOPE.store(index, Ordering::Relaxed);
+        kernel::passes_in_child(|| {
+            start();
+            ends_with_a_leak(|| ());
+            assert_eq!(kernel::ids(), if scope == Scope::Process { UNDER } else { START });
+            assert!(matches!(GroupGuard::assume(1005), Err(Error::Busy { .. })));
+        });
+        // A thread that has had a guard gets no more there.
+        kernel::passes_in_child(|| {
+            start();
+            ends_with_a_leak(|| GroupGuard::assume(1004).unwrap().restore().unwrap());
+            assert!(REFUSED.load(Ordering::Relaxed));
+            assert_eq!(kernel::ids(), START);
+            GroupGuard::assume(1005).unwrap().restore().unwrap();
+        });
+    }
+}
+
+static HANDLED: AtomicBool = AtomicBool::new(false);
+static WENT_ON: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn handles_the_abort(_: i32) {
+    HANDLED.store(true, Ordering::SeqCst);
+    while !WENT_ON.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    rustix::io::write(rustix::stdio::stderr(), if kernel::ids_by_calls() == UNDER { b"handled\n" } else { b"another\n" }).unwrap();
+}
+
+fn the_programs_handler_runs_before_an_abort() {
+    start();
+    let text = kernel::aborts(|| {
+        let guard = GroupGuard::assume_on_thread(1004).unwrap();
+        sandbox::refuse(libc::SYS_setresgid, &[(1, 3)]);
+        // SAFETY: the handler does nothing that a signal handler may not do.
+        unsafe { libc::signal(libc::SIGABRT, handles_the_abort as *const () as libc::sighandler_t) };
+        std::thread::spawn(|| {
+            while !HANDLED.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            rustix::io::write(rustix::stdio::stderr(), b"went on\n").unwrap();
+            WENT_ON.store(true, Ordering::SeqCst);
+        });
+        drop(guard);
+    });
+    let (line, rest) = text.split_once('\n').unwrap();
+    assert!(line.starts_with("privilege-guard: cannot go back"), "{text}");
+    assert_eq!(rest, "went on\nhandled\n");
+}
+
+/// What the loader asks (`AT_SECURE`, getauxval(3)).
+const ASKED: &str = "PRIVILEGE_GUARD_IS_SECURE";
+
+fn a_child_with_both_ids_is_not_secure() {
+    if std::env::var_os(ASKED).is_some() {
+        // SAFETY: a number.
+        let secure = unsafe { libc::getauxval(libc::AT_SECURE) };
+        std::process::exit(40 + i32::from(secure != 0));
+    }
+    let is_secure = || {
+        let mut child = Command::new("/proc/self/exe");
+        child.env(common::CASE, "a_child_with_both_ids_is_not_secure").env(ASKED, "");
+        match child.status().unwrap().code() {
+            Some(40) => false,
+            Some(41) => true,
+            other => panic!("{other:?}"),
+        }
+    };
+    // A set-group-ID program of group 50, before and after it has become its user.
+    kernel::start_from([3, 50, 50, 50], &[]);
+    kernel::give_up_capabilities(CAP_SETGID);
+    assert!(is_secure());
+    assert!(!GroupGuard::assume(50).unwrap().run(is_secure).unwrap());
+    let _user = GroupGuard::assume_effective(3).unwrap();
+    assert!(!is_secure());
+    assert!(!GroupGuard::assume(50).unwrap().run(is_secure).unwrap());
+    assert!(GroupGuard::assume_effective(50).unwrap().run(is_secure).unwrap());
+}
+
+fn glibc_aborts_where_one_thread_may_not() {
+    let ways: [fn(); 2] = [|| sandbox::refuse(libc::SYS_setresgid, &[]), || kernel::give_up_capabilities(CAP_SETGID)];
+    for may_not in ways {
+        let text = kernel::aborts(|| {
+            start();
+            let _other = Sibling::start_after(may_not);
+            _ = GroupGuard::assume(1004);
+        });
+        // Not this library: that says why.
+        assert!(!text.contains("privilege-guard: "), "{text}");
+        kernel::passes_in_child(|| {
+            start();
+            let _other = Sibling::start_after(may_not);
+            GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
+        });
+    }
+}
+
+fn a_filter_that_kills_for_a_try_kills_the_process() {
+    let drop_under = |filter: fn()| {
+        kernel::in_child(|| {
+            start();
+            filter();
+            i32::from(PermanentDrop::to_group(33).apply().is_err())
+        })
+    };
+    assert!(drop_under(|| ()).success());
+    let killed = drop_under(|| sandbox::kill_for(libc::SYS_setresgid, &[(0, 3)]));
+    assert_eq!(killed.signal(), Some(libc::SIGSYS), "{killed}");
+    // One that refuses it does what the kernel does.
+    assert!(drop_under(|| sandbox::refuse(libc::SYS_setresgid, &[(0, 3)])).success());
+}
+
+/// Asks an executed copy of this program to report its effective group by its exit code.
+const GROUP: &str = "PRIVILEGE_GUARD_GROUP";
+
+fn an_executed_file_gives_what_it_gives() {
+    if std::env::var_os(GROUP).is_some() {
+        std::process::exit(kernel::getresgid()[1] as i32);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+    let program = folder.path().join("set-group-id");
+    std::fs::copy("/proc/self/exe", &program).unwrap();
+    chown(&program, None, Some(50)).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o2755)).unwrap();
+    let group_after = |drop: PermanentDrop| {
+        kernel::in_child(|| {
+            start();
+            drop.apply().unwrap();
+            let mut child = Command::new(&program);
+            child.env(common::CASE, "an_executed_file_gives_what_it_gives").env(GROUP, "").env("TMPDIR", "/tmp");
+            child.status().unwrap().code().unwrap()
+        })
+    };
+    let to_33 = || PermanentDrop::to_group(33).user(1234);
+    assert_eq!(group_after(to_33()).code(), Some(50));
+    assert_eq!(group_after(to_33().no_new_privs()).code(), Some(33));
+}
