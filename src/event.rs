@@ -5,7 +5,6 @@
 use std::fmt::Display;
 
 use tracing::Level;
-use tracing::level_filters::LevelFilter;
 
 use crate::change::{Applied, GroupChange};
 use crate::error::Error;
@@ -14,12 +13,7 @@ use crate::scope::Kind;
 
 const TARGET: &str = "privilege_guard";
 
-/// Whether there may be anybody to tell the end of a guard to; asks nobody.
-pub(crate) fn may_be_awaited() -> bool {
-    LevelFilter::current() >= Level::DEBUG
-}
-
-/// Whether the end of a guard would be told to anybody.
+/// Whether the end of a guard would be told to anybody; may run a subscriber's code.
 pub(crate) fn is_awaited() -> bool {
     tracing::enabled!(target: TARGET, Level::DEBUG)
 }

@@ -238,8 +238,8 @@ impl GroupGuard<Thread> {
 
 impl<S: Scope> GroupGuard<S> {
     pub(crate) fn begin(change: GroupChange) -> Result<Self, Error> {
-        // The last is asked outside the stack's borrow, and never as another group: it may run a subscriber's code.
-        let awaited = event::may_be_awaited() && is_unchanged() && event::is_awaited();
+        // Outside the stack's borrow, and never as another group: a subscriber may be asked.
+        let awaited = is_unchanged() && event::is_awaited();
         let begun = Self::begin_untold(&change, awaited);
         if let Err(error) = &begun {
             tell_if_unchanged(|| event::refused(S::KIND, &change, error));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::guard::{Guard, SCOPES, Scope};
 use common::kernel;
 use common::sandbox;
-use common::subscriber::{Told, listen, listen_and, told, told_once};
+use common::subscriber::{Told, asked, listen, listen_and, told, told_once};
 use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, GroupIds, PermanentDrop};
 use tracing::Level;
 
@@ -20,6 +20,7 @@ fn main() -> std::process::ExitCode {
         Setgid: the_end_of_a_guard_is_told_as_the_original_group,
         Nothing: everybody_is_told_of_the_end_of_a_guard,
         Setgid: nested_guards_are_not_told,
+        Setgid: no_subscriber_is_asked_as_the_group,
         Setgid: guards_dropped_out_of_order_are_told_once_after_the_last,
         Setgid: a_leaked_guard_is_told_after_its_thread_has_undone_it,
         Setgid: a_guard_that_a_panic_ends_is_told,
@@ -112,6 +113,20 @@ fn nested_guards_are_not_told() {
         let told = told_once();
         is_end(&told, outer_scope, "real and effective group 1004");
         assert_eq!(told.identity.ids, START);
+    }
+}
+
+fn no_subscriber_is_asked_as_the_group() {
+    listen();
+    let before = kernel::identity();
+    for scope in SCOPES {
+        let outer = scope.assume(GroupChange::both(1004)).unwrap();
+        let mut inner = GroupGuard::assume_on_thread(1005).unwrap();
+        inner.switch_to(1006).unwrap();
+        assert!(GroupGuard::assume_on_thread(u32::MAX).is_err());
+        drop((inner, outer));
+        let asked = asked();
+        assert!(!asked.is_empty() && asked.iter().all(|identity| *identity == before), "{asked:?}");
     }
 }
 

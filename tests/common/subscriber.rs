@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::kernel;
@@ -37,6 +38,7 @@ impl Told {
 }
 
 static TOLD: Mutex<Vec<Told>> = Mutex::new(Vec::new());
+static ASKED: Mutex<Vec<kernel::Identity>> = Mutex::new(Vec::new());
 
 struct Recorder {
     /// What it does on each event, after it has noted it.
@@ -44,8 +46,17 @@ struct Recorder {
 }
 
 impl Subscriber for Recorder {
+    /// Asked anew each time.
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("privilege_guard")
+        let is_ours = metadata.target().starts_with("privilege_guard");
+        if is_ours {
+            ASKED.lock().expect("nobody panics there").push(kernel::identity());
+        }
+        is_ours
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -83,6 +94,11 @@ pub fn listen_and(then: fn()) {
 /// What has been told since this was last asked.
 pub fn told() -> Vec<Told> {
     std::mem::take(&mut *TOLD.lock().expect("nobody panics there"))
+}
+
+/// Of the thread that asked whether it would be told, since this was last asked.
+pub fn asked() -> Vec<kernel::Identity> {
+    std::mem::take(&mut *ASKED.lock().expect("nobody panics there"))
 }
 
 /// The one event that has been told since.
