@@ -127,11 +127,11 @@ impl fmt::Debug for Gid {
 pub struct GroupIds {
     /// The real group ID: whose process it is.
     pub real: Gid,
-    /// The effective group ID: what permission checks go by, other than of files.
+    /// The effective group ID: what `setegid` sets, and what other processes are told; the filesystem group ID follows it.
     pub effective: Gid,
     /// The saved set-group-ID: what the effective group may be set back to.
     pub saved: Gid,
-    /// The filesystem group ID: what file access and the group of new files go by; it follows the effective one.
+    /// The filesystem group ID: what permission checks and the group of new files go by.
     pub filesystem: Gid,
 }
 
