@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::process::Command;
 use std::sync::Barrier;
 
-use common::guard::{SCOPES, Scope};
+use common::guard::{Guard, SCOPES, Scope};
 use common::kernel::{self, State};
 use common::sandbox;
 use privilege_guard::{Gid, GroupChange, GroupGuard, GroupIds};
@@ -31,6 +31,7 @@ fn main() -> std::process::ExitCode {
         Nothing: the_own_group_is_taken_on_exactly,
         NoSetgid: an_ordinary_user_is_served_exactly,
         Root: a_set_group_id_program_lends_its_group_and_takes_it_back,
+        Nothing: a_guard_shows_what_it_puts_back,
     ])
 }
 
@@ -368,5 +369,17 @@ fn in_the_set_group_id_program() {
             drop(guard);
             assert_eq!(kernel::state(), before, "{change}");
         }
+    }
+}
+
+fn a_guard_shows_what_it_puts_back() {
+    let [real, effective, saved, filesystem] = kernel::ids();
+    let ids = format!("GroupIds {{ real: Gid({real}), effective: Gid({effective}), saved: Gid({saved}), filesystem: Gid({filesystem}) }}");
+    for scope in SCOPES {
+        let guard = match scope.assume(GroupChange::new()).unwrap() {
+            Guard::Process(guard) => format!("{guard:?}"),
+            Guard::Thread(guard) => format!("{guard:?}"),
+        };
+        assert_eq!(guard, format!("GroupGuard {{ scope: {scope:?}, original: {ids}, .. }}"));
     }
 }
