@@ -692,6 +692,13 @@ mod tests {
                     assert!(!road.bounding_set || caller.effective & SETPCAP != 0, "{}", case());
                     assert!(!road.sets_groups || threads.iter().all(|thread| thread.effective & SETGID != 0), "{}", case());
                     assert!(wish.user.is_none() || threads.iter().all(|thread| thread.effective & SETUID != 0), "{}", case());
+                    // Nothing is taken that is not there, and CAP_SETGID alone where the user stays.
+                    let has = |set: u8, capability: u8| set & capability != 0;
+                    let taken = [(CapabilitySet::SETGID, SETGID), (CapabilitySet::SETUID, SETUID), (CapabilitySet::SETPCAP, SETPCAP)];
+                    for (capability, bit) in taken.into_iter().filter(|&(capability, _)| road.takes.contains(capability)) {
+                        assert!(has(caller.permitted | caller.inheritable, bit) && threads.len() == 1, "{}", case());
+                        assert!(capability == CapabilitySet::SETGID || wish.user == Some(1000), "{}", case());
+                    }
                     // The bounding set is left alone where that is enough.
                     assert!(!road.bounding_set || back(Road { bounding_set: false, ..road }), "{}", case());
                     assert!(!(held && surroundings.denies_setgroups || !held && wish.other_groups), "{}", case());

@@ -40,6 +40,8 @@ fn main() -> std::process::ExitCode {
         Setgid: a_kernel_thread_of_an_io_uring_is_in_the_way,
         Setgid: each_step_refused_or_faked,
         Setgid: what_cannot_be_read_back_is_not_done,
+        Setgid: capabilities_that_cannot_be_set_are_in_the_way_where_some_are_taken,
+        Setgid: a_first_step_that_fails_is_undone_without_the_capability_too,
         Setgid: a_thread_that_keeps_what_leads_back_is_found,
         Setgid: no_new_privs_is_set,
         Setgid: no_new_privs_that_was_set_before_is_reported,
@@ -485,6 +487,30 @@ fn what_cannot_be_read_back_is_not_done() {
                 let error = refused(|| drop.apply());
                 assert!(matches!(error, Error::Unreadable { .. }), "{error}");
             }
+        });
+    }
+}
+
+fn capabilities_that_cannot_be_set_are_in_the_way_where_some_are_taken() {
+    start();
+    sandbox::refuse(libc::SYS_capset, &[]);
+    for drop in [PermanentDrop::to_group(33), PermanentDrop::to_group(33).user(1234)] {
+        let error = refused(|| drop.apply());
+        assert!(matches!(error, Error::Call { call: "capset", .. }), "{error}");
+    }
+    // Leaving user 0 takes those of several threads.
+    let siblings = Siblings::start(2);
+    holds(&PermanentDrop::to_group(33).user(1234).apply().unwrap(), &[], &siblings);
+}
+
+fn a_first_step_that_fails_is_undone_without_the_capability_too() {
+    for answer in [Answer::Errno(libc::ENOMEM), Answer::SuccessWithoutDoing] {
+        kernel::passes_in_child(|| {
+            kernel::start_from([33, 7, 7, 7], &[]);
+            kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
+            sandbox::answer(libc::SYS_setresgid, &[(0, 33), (1, 33), (2, 33)], answer);
+            let error = refused(|| PermanentDrop::to_group(33).apply());
+            assert!(matches!(error, Error::Call { call: "setresgid", .. }), "{error}");
         });
     }
 }
