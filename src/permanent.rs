@@ -424,7 +424,10 @@ fn make_of(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropReport, F
     }
     step("prctl(PR_SET_PDEATHSIG)", applied.set_signal_again())?;
 
-    let threads = prove(asked, road, new_groups.as_deref()).map_err(too_late)?;
+    let threads = threads::all().map_err(|error| too_late(error.to_string()))?;
+    if let Some(finding) = finding(&threads, asked, road, new_groups.as_deref()) {
+        return Err(too_late(finding));
+    }
     Ok(DropReport {
         group: asked.group,
         user: asked.user,
@@ -434,7 +437,7 @@ fn make_of(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropReport, F
         refused_tries: try_to_get_back(asked.group, old, &old_groups),
         bounding_set: road.bounding_set,
         no_new_privs: threads[0].status.nonewprivs == Some(1),
-        other_capabilities: threads[0].status.capprm | threads[0].status.capinh != 0,
+        other_capabilities: [threads[0].status.capprm, threads[0].status.capinh] != [0, 0],
     })
 }
 
@@ -521,10 +524,9 @@ fn set_no_new_privs() -> io::Result<()> {
     if scope::has_no_new_privs()? { Ok(()) } else { Err(not_done()) }
 }
 
-/// Reads back, on every thread, what must now be so for good; or says what is not.
-fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Vec<Seen>, String> {
-    let threads = threads::all().map_err(|error| error.to_string())?;
-    for thread in &threads {
+/// What is not so, of all that must now be so for good on each of these threads, of which the first is the calling one.
+fn finding(threads: &[Seen], asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Option<String> {
+    for thread in threads {
         let status = &thread.status;
         let is_wrong = [
             (thread.is_io_uring, "belongs to an io_uring"),
@@ -535,14 +537,12 @@ fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Ve
             (Facts::new(thread, asked.user).has_setgid_after_exec(), "would have CAP_SETGID again after an exec"),
         ];
         if let Some((_, wrong)) = is_wrong.iter().find(|(is, _)| *is) {
-            return Err(format!("thread {} ({}) {wrong}", status.pid, thread.name));
+            return Some(format!("thread {} ({}) {wrong}", status.pid, thread.name));
         }
     }
-    let caller = &threads[0].status;
-    if (caller.capprm | caller.capinh) & road.takes.bits() != 0 {
-        return Err(format!("the calling thread holds one of {:?}", road.takes));
-    }
-    Ok(threads)
+    let [permitted, inheritable] = [threads[0].status.capprm, threads[0].status.capinh].map(CapabilitySet::from_bits_retain);
+    let holds_one = permitted.intersects(road.takes) || inheritable.intersects(road.takes);
+    holds_one.then(|| format!("the calling thread holds one of {:?}", road.takes))
 }
 
 /// Tries every way back that the kernel has, on the calling thread, and returns how many were refused: all.
@@ -751,6 +751,76 @@ mod tests {
             let facts: Vec<Facts> = threads.iter().map(|thread| thread.facts()).collect();
             assert!(choose(&facts, surroundings, wish(user)).is_ok(), "{threads:?}, {surroundings:?}, {user:?}");
         }
+    }
+
+    /// A thread after a drop to group 33 and user 1234, but for what `changes` says of it in the words of /proc.
+    fn seen(changes: &[(&str, &str)]) -> Seen {
+        let mut fields = vec![("Uid", "1234 1234 1234 1234"), ("Gid", "33 33 33 33"), ("Groups", "4 33")];
+        fields.extend(["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|set| (set, "0000000000000000")));
+        fields.extend([("CapBnd", "000001ffffffffff"), ("Pid", "7")]);
+        fields.extend(changes);
+        let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = |line: &str| {
+            let name = line.split(':').next().unwrap();
+            let field = fields.iter().rev().find(|(field, _)| *field == name);
+            field.map_or(line.to_owned(), |(_, value)| format!("{name}:\t{}", value.replace(' ', "\t"))) + "\n"
+        };
+        let status: String = own.lines().map(line).collect();
+        let status = procfs::FromBufRead::from_buf_read(status.as_bytes()).unwrap();
+        Seen { status, name: "other".into(), is_io_uring: false }
+    }
+
+    #[test]
+    fn the_proof_finds_whatever_is_not_so_on_any_thread() {
+        let asked = PermanentDrop::to_group(33).user(1234);
+        let takes = CapabilitySet::SETGID | CapabilitySet::SETUID | CapabilitySet::SETPCAP;
+        let road = Road { sets_groups: true, bounding_set: false, takes };
+        let groups = [33, 4].map(Gid::from);
+        let found = |threads: &[Seen]| finding(threads, &asked, road, Some(&groups));
+        assert_eq!(found(&[seen(&[]), seen(&[])]), None);
+        // What is not taken may be there, and groups that were not set.
+        assert_eq!(found(&[seen(&[("CapPrm", "1"), ("CapInh", "1")])]), None);
+        assert_eq!(finding(&[seen(&[("Groups", "5")])], &asked, road, None), None);
+
+        let (setgid, setuid, setpcap, no_setgid) = ("40", "80", "100", "1ffffffffbf");
+        let anywhere: [(&[(&str, &str)], &str); 17] = [
+            (&[("Gid", "7 33 33 33")], "another group id"),
+            (&[("Gid", "33 7 33 33")], "another group id"),
+            (&[("Gid", "33 33 7 33")], "another group id"),
+            (&[("Gid", "33 33 33 7")], "another group id"),
+            (&[("Groups", "33")], "other supplementary groups"),
+            (&[("Groups", "4 5 33")], "other supplementary groups"),
+            (&[("CapPrm", setgid)], "holds CAP_SETGID"),
+            (&[("CapInh", setgid)], "holds CAP_SETGID"),
+            (&[("CapAmb", setgid)], "holds CAP_SETGID"),
+            (&[("CapPrm", setgid), ("CapInh", setgid)], "holds CAP_SETGID"),
+            (&[("CapPrm", setgid), ("CapInh", setgid), ("CapAmb", setgid)], "holds CAP_SETGID"),
+            (&[("Uid", "0 1234 1234 1234"), ("CapBnd", no_setgid)], "another user id"),
+            (&[("Uid", "1234 0 1234 1234"), ("CapBnd", no_setgid)], "another user id"),
+            (&[("Uid", "1234 1234 0 1234"), ("CapBnd", no_setgid)], "another user id"),
+            (&[("Uid", "1234 1234 1234 0"), ("CapBnd", no_setgid)], "another user id"),
+            (&[("CapPrm", setuid)], "CAP_SETGID again after an exec"),
+            (&[("CapPrm", setpcap)], "CAP_SETGID again after an exec"),
+        ];
+        for (changes, wrong) in anywhere {
+            for threads in [[seen(changes), seen(&[])], [seen(&[]), seen(changes)]] {
+                assert!(found(&threads).is_some_and(|found| found.starts_with("thread 7 (other)") && found.contains(wrong)), "{changes:?}");
+            }
+        }
+        assert!(found(&[Seen { is_io_uring: true, ..seen(&[]) }]).is_some());
+        // As user 0, which stays.
+        let stays = PermanentDrop::to_group(33);
+        let user_0 = [seen(&[("Uid", "0 0 0 0")])];
+        assert!(finding(&user_0, &stays, road, Some(&groups)).is_some_and(|found| found.contains("after an exec")));
+        for changes in [[("CapPrm", setuid), ("CapBnd", no_setgid)], [("CapInh", setpcap), ("CapBnd", no_setgid)]] {
+            assert!(found(&[seen(&changes)]).is_some_and(|found| found.contains("holds one of")), "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn a_report_names_each_group_of_any_thread_once() {
+        let threads = [seen(&[("Groups", "33 4 4")]), seen(&[("Groups", "5 33")])];
+        assert_eq!(groups_of(&threads), [4, 5, 33].map(Gid::from));
     }
 
     #[test]

@@ -62,9 +62,9 @@ pub(crate) struct Seen {
     pub(crate) is_io_uring: bool,
 }
 
-/// Of a thread that the kernel put into the process: PF_IO_WORKER and PF_USER_WORKER (include/linux/sched.h). Its name is no sign: it gets
-/// that later, and any thread may have it.
-const KERNEL_THREAD: u32 = 0x10 | 0x4000;
+/// Of a thread that the kernel put into the process: PF_IO_WORKER (0x10) or PF_USER_WORKER (0x4000, include/linux/sched.h). Its name is no
+/// sign: it gets that later, and any thread may have it.
+const KERNEL_THREAD: u32 = 0x4010;
 
 /// How often the threads are listed before they come and go too fast.
 const TRIES: u32 = 1000;
