@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::unistd;
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::change::{Applied, GroupChange, few_groups, sorted};
 use crate::error::{Denial, Error};
@@ -69,7 +71,7 @@ impl PermanentDrop {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn to_account(name: &str) -> Result<Self, Error> {
-        let lookup = |errno: nix::errno::Errno| Error::Lookup { name: name.into(), source: errno.into() };
+        let lookup = |errno: Errno| Error::Lookup { name: name.into(), source: errno.into() };
         let unknown = || Error::UnknownAccount { name: name.into() };
         let account = unistd::User::from_name(name).map_err(lookup)?.ok_or_else(unknown)?;
         let name = std::ffi::CString::new(name).map_err(|_| unknown())?;
@@ -403,31 +405,39 @@ fn make_of(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropReport, F
     }
 
     let mut undoable = has_way_back;
-    let mut step = |call, made: io::Result<()>| match made {
-        Ok(()) => {
-            undoable = false;
-            Ok(())
-        }
-        Err(source) if undoable => Err(Failed::Undoable(failed(call, source))),
-        Err(source) => Err(too_late(format!("{call}: {source}"))),
+    let fail = |undoable, call, source: io::Error| match undoable {
+        true => Failed::Undoable(failed(call, source)),
+        false => too_late(format!("{call}: {source}")),
+    };
+    // A step that was made is not undone; nor is one of which that cannot be read.
+    let mut step = |call, set: Result<(), Errno>, is_made: &dyn Fn() -> Result<bool, Error>| {
+        set.map_err(|errno| fail(undoable, call, errno.into()))?;
+        let is_made = is_made().inspect_err(|_| undoable = false).map_err(|error| fail(undoable, call, error.into()))?;
+        undoable &= !is_made;
+        if is_made { Ok(()) } else { Err(fail(undoable, call, not_done())) }
     };
     if road.bounding_set {
-        step("prctl(PR_CAPBSET_DROP)", drop_from_bounding_set())?;
+        let is_out = || scope::is_in_bounding_set(CapabilitySet::SETGID).map(|is_in| !is_in);
+        step("prctl(PR_CAPBSET_DROP)", scope::drop_from_bounding_set(CapabilitySet::SETGID), &is_out)?;
     }
     if let Some(user) = asked.user {
-        step("setresuid", become_user(user))?;
+        step("setresuid", scope::set_user_ids(user), &|| Ok(scope::read_user_ids()? == [user; 3]))?;
     }
-    step("capset", take_capabilities(road.takes))?;
+    if !road.takes.is_empty() {
+        // Leaving user 0 may have taken them.
+        let sets = scope::read_capabilities().map_err(|error| too_late(error.to_string()))?;
+        let fewer = without(sets, road.takes);
+        if fewer != sets {
+            step("capset", scope::set_capabilities(fewer), &|| Ok(scope::read_capabilities()? == fewer))?;
+        }
+    }
     // Last: nothing takes it back.
     if asked.no_new_privs {
-        step("prctl(PR_SET_NO_NEW_PRIVS)", set_no_new_privs())?;
+        step("prctl(PR_SET_NO_NEW_PRIVS)", scope::set_no_new_privs(), &scope::has_no_new_privs)?;
     }
-    step("prctl(PR_SET_PDEATHSIG)", applied.set_signal_again())?;
+    applied.set_signal_again().map_err(|source| fail(undoable, "prctl(PR_SET_PDEATHSIG)", source))?;
 
-    let threads = threads::all().map_err(|error| too_late(error.to_string()))?;
-    if let Some(finding) = finding(&threads, asked, road, new_groups.as_deref()) {
-        return Err(too_late(finding));
-    }
+    let threads = prove(asked, road, new_groups.as_deref()).map_err(too_late)?;
     Ok(DropReport {
         group: asked.group,
         user: asked.user,
@@ -496,32 +506,28 @@ fn groups_of(threads: &[Seen]) -> Vec<Gid> {
     threads.iter().flat_map(Seen::groups).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn drop_from_bounding_set() -> io::Result<()> {
-    scope::drop_from_bounding_set(CapabilitySet::SETGID)?;
-    if scope::is_in_bounding_set(CapabilitySet::SETGID)? { Err(not_done()) } else { Ok(()) }
-}
-
-fn become_user(user: u32) -> io::Result<()> {
-    scope::set_user_ids(user)?;
-    if scope::read_user_ids()? == [user; 3] { Ok(()) } else { Err(not_done()) }
-}
-
-/// Takes these capabilities from every set of the calling thread (the ambient one has no capability that the others do not have).
-fn take_capabilities(capabilities: CapabilitySet) -> io::Result<()> {
-    let mut sets = scope::read_capabilities()?;
-    if !(sets.permitted | sets.inheritable).intersects(capabilities) {
-        return Ok(());
-    }
+/// The ambient set has no capability that these do not have.
+fn without(mut sets: CapabilitySets, capabilities: CapabilitySet) -> CapabilitySets {
     sets.effective.remove(capabilities);
     sets.permitted.remove(capabilities);
     sets.inheritable.remove(capabilities);
-    scope::set_capabilities(sets)?;
-    if scope::read_capabilities()? == sets { Ok(()) } else { Err(not_done()) }
+    sets
 }
 
-fn set_no_new_privs() -> io::Result<()> {
-    scope::set_no_new_privs()?;
-    if scope::has_no_new_privs()? { Ok(()) } else { Err(not_done()) }
+/// What a thread that is ending, which libc passes over, may take to be gone.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Reads every thread; or says what is still not so for good.
+fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Vec<Seen>, String> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let threads = threads::all().map_err(|error| error.to_string())?;
+        match finding(&threads, asked, road, groups) {
+            None => return Ok(threads),
+            Some(finding) if Instant::now() > until => return Err(finding),
+            Some(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 /// What is not so, of all that must now be so for good on each of these threads, of which the first is the calling one.

@@ -176,7 +176,7 @@ impl<U: Undo> Stack<U> {
         let taken = match scope {
             Kind::Process => {
                 // Not remembered: it is another one in a forked child.
-                let thread_id = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+                let thread_id = nix::unistd::gettid().as_raw().unsigned_abs();
                 let mine = u64::from(self.hold == Some(Kind::Thread));
                 HELD.take(wait, |held| (held == mine).then_some(PROCESS | u64::from(thread_id)))
             }

@@ -1,8 +1,13 @@
 //! The audit: what the kernel says of every thread.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::unix::fs::DirEntryExt;
 use std::{fmt, fs, io};
 
 use nix::errno::Errno;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
+use nix::unistd;
 use procfs::process::{Stat, Status};
 use procfs::{FromBufRead, FromRead, ProcError};
 use rustix::thread::CapabilitySet;
@@ -70,38 +75,66 @@ const KERNEL_THREAD: u32 = 0x4010;
 const TRIES: u32 = 1000;
 
 /// Every thread of this process, the calling one first.
+///
+/// All that there were at one moment had been read by then. What a thread is it hands on to those that it starts: so none is missed by being
+/// started, and gone again, in between.
 pub(crate) fn all() -> Result<Vec<Seen>, Error> {
     let unreadable = |source| Error::Proc { source };
-    let listed = list().map_err(unreadable)?;
-    let seen = listed.iter().map(|thread| see(thread)).filter(|seen| !seen.as_ref().is_err_and(has_ended));
-    let mut seen = seen.collect::<Result<Vec<_>, _>>().map_err(io::Error::other).map_err(unreadable)?;
-    // The main thread is shown after its end, until that of the process.
-    seen.retain(|seen| !seen.status.state.starts_with(['Z', 'X']));
-    let caller = seen.iter().position(|seen| seen.status.pid == caller());
-    seen.swap(0, caller.ok_or_else(|| unreadable(io::Error::other("/proc does not show the calling thread")))?);
-    Ok(seen)
-}
-
-/// The ids of all threads that there were at some moment. The kernel goes on in its list by position, and skips a thread where one before it ends.
-fn list() -> io::Result<Vec<String>> {
+    if statfs("/proc/thread-self").map_err(|errno| unreadable(errno.into()))?.filesystem_type() != PROC_SUPER_MAGIC {
+        return Err(unreadable(io::Error::other("what is mounted there is no procfs")));
+    }
+    let mut read = HashMap::new();
     for _ in 0..TRIES {
-        let listed = fs::read_dir("/proc/self/task")?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        let listed = listed.collect::<io::Result<Vec<_>>>()?;
-        let now = status("/proc/thread-self/status").map_err(io::Error::other)?;
-        if now.pid != caller() {
-            return Err(io::Error::other("/proc shows the calling thread under another number (that of another pid namespace?)"));
+        let Some(listed) = list().map_err(unreadable)? else { continue };
+        let is_known = listed.iter().all(|thread| read.contains_key(thread));
+        read.retain(|thread, _| listed.contains(thread));
+        if is_known {
+            return caller_first(read.into_values().collect()).map_err(unreadable);
         }
-        // Those that are still there were there when they were counted; as many as were counted are all that there were.
-        let still_there = listed.iter().filter(|thread| fs::exists(folder(thread)).unwrap_or(false));
-        if still_there.count() as u64 >= now.threads {
-            return Ok(listed);
+        for thread in listed {
+            if let Entry::Vacant(unread) = read.entry(thread) {
+                match see(&unread.key().0) {
+                    Ok(seen) => _ = unread.insert(seen),
+                    Err(error) if has_ended(&error) => {}
+                    Err(error) => return Err(unreadable(io::Error::other(error))),
+                }
+            }
         }
     }
-    Err(io::Error::other(format!("threads started or ended each of the {TRIES} times that they were listed")))
+    Err(unreadable(io::Error::other(format!("threads started or ended each of the {TRIES} times that they were listed"))))
+}
+
+/// The id of a thread and the number of its folder's inode, which another thread of this id does not have.
+type Listed = (String, u64);
+
+/// All threads that there were at some moment; `None` where one may be missing. The kernel goes on in its list by position, and skips a thread
+/// where one before it ends.
+fn list() -> io::Result<Option<Vec<Listed>>> {
+    let listed =
+        fs::read_dir("/proc/self/task")?.map(|entry| entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.ino())));
+    let listed = listed.collect::<io::Result<Vec<_>>>()?;
+    let now = status("/proc/thread-self/status").map_err(io::Error::other)?;
+    if now.pid != caller() {
+        return Err(io::Error::other("/proc shows the calling thread under another number (that of another pid namespace?)"));
+    }
+    // Those that are still there were there when they were counted; as many as were counted are all that there were.
+    let still_there = listed.iter().filter(|(thread, _)| fs::exists(folder(thread)).unwrap_or(false));
+    let is_complete = still_there.count() as u64 >= now.threads;
+    Ok(is_complete.then_some(listed))
+}
+
+fn caller_first(mut threads: Vec<Seen>) -> io::Result<Vec<Seen>> {
+    // The main thread is shown after its end, until that of the process.
+    threads.retain(|thread| !thread.status.state.starts_with(['Z', 'X']));
+    threads.sort_unstable_by_key(|thread| (thread.status.pid != caller(), thread.status.pid));
+    match threads.first() {
+        Some(first) if first.status.pid == caller() => Ok(threads),
+        _ => Err(io::Error::other("/proc does not show the calling thread")),
+    }
 }
 
 fn caller() -> i32 {
-    rustix::thread::gettid().as_raw_nonzero().get()
+    unistd::gettid().as_raw()
 }
 
 fn folder(thread: &str) -> String {
