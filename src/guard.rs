@@ -160,7 +160,7 @@ impl GroupGuard<Process> {
     /// # Ok::<(), privilege_guard::Error>(())
     /// ```
     pub fn drop_permanently(self) -> Result<DropReport, Error> {
-        let change = with_stack(|stack| Ok(stack.only(self.key).ok_or(Error::GuardsAlive)?.change.clone()))?;
+        let change = with_stack(|stack| Ok(stack.only().ok_or(Error::GuardsAlive)?.change.clone()))?;
         let made = match change.named.group() {
             Some(group) => self.make_permanent(&PermanentDrop::of_guard(group, change.supplementary.clone())),
             None => {
@@ -184,7 +184,7 @@ impl GroupGuard<Process> {
 
     fn make_permanent(self, asked: &PermanentDrop) -> Result<DropReport, Error> {
         let made = with_stack(|stack| {
-            let made = permanent::make(stack.only(self.key).ok_or(Error::GuardsAlive)?, asked);
+            let made = permanent::make(stack.only().ok_or(Error::GuardsAlive)?, asked);
             match &made {
                 Ok(_) => stack.forget(self.key),
                 Err(Failed::TooLate(_)) => stack.mark_failed(self.key),

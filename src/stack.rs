@@ -94,7 +94,7 @@ impl<U: Undo> Stack<U> {
     pub(crate) fn end(&mut self, key: u64) -> Result<(End, Option<U>), Error> {
         let Some(index) = self.frames.iter().rposition(|frame| frame.key == key) else { return Ok((End::Undone, None)) };
         self.frames[index].state = State::Ended;
-        if self.frames[index + 1..].iter().any(|inner| inner.state == State::Failed) {
+        if self.frames[index..].iter().any(|inner| inner.state == State::Failed) {
             return Ok((End::Stuck, None));
         }
         if index + 1 < self.frames.len() {
@@ -110,6 +110,7 @@ impl<U: Undo> Stack<U> {
                 return Err(error);
             }
             let awaited = frame.undo.is_awaited();
+            // Else nobody was asked, unless the subscriber took and kept a guard when it was.
             let outermost = self.frames.len() == 1 && !self.telling;
             if outermost && awaited {
                 self.telling = true;
@@ -143,10 +144,10 @@ impl<U: Undo> Stack<U> {
         }
     }
 
-    /// The change of the guard with this key, where there is no other guard, on any thread: a process guard keeps out those of all others.
-    pub(crate) fn only(&mut self, key: u64) -> Option<&mut U> {
+    /// The change of the one guard there is; `None` where there are others. A process guard keeps out those of other threads.
+    pub(crate) fn only(&mut self) -> Option<&mut U> {
         match &mut self.frames[..] {
-            [frame] if frame.key == key && self.hold == Some(Kind::Process) => Some(&mut frame.undo),
+            [frame] => Some(&mut frame.undo),
             _ => None,
         }
     }
@@ -178,7 +179,7 @@ impl<U: Undo> Stack<U> {
                 // Not remembered: it is another one in a forked child.
                 let thread_id = nix::unistd::gettid().as_raw().unsigned_abs();
                 let mine = u64::from(self.hold == Some(Kind::Thread));
-                HELD.take(wait, |held| (held == mine).then_some(PROCESS | u64::from(thread_id)))
+                HELD.take(wait, |held| (held == mine).then_some(PROCESS + u64::from(thread_id)))
             }
             Kind::Thread => HELD.take(wait, |held| (held & PROCESS == 0).then_some(held + 1)),
         };

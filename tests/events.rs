@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::guard::{Guard, SCOPES, Scope};
 use common::kernel;
 use common::sandbox;
-use common::subscriber::{Told, asked, listen, listen_and, told, told_once};
+use common::subscriber::{Told, asked, listen, listen_and, listen_and_when_asked, told, told_once};
 use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, GroupIds, PermanentDrop};
 use tracing::Level;
 
@@ -31,6 +31,7 @@ fn main() -> std::process::ExitCode {
         Nothing: a_refusal_beside_another_threads_thread_guard_is_told,
         Setgid: the_file_that_a_subscriber_opens_has_the_original_group,
         Setgid: a_subscriber_may_use_guards,
+        Setgid: a_subscriber_that_leaks_a_guard_when_it_is_asked_is_not_told_as_its_group,
         Nothing: no_process_guard_begins_while_an_event_is_told,
         Setgid: a_subscriber_that_panics_leaves_the_thread_usable,
         Nothing: a_subscriber_whose_guard_is_refused_ends,
@@ -285,6 +286,19 @@ fn the_file_that_a_subscriber_opens_has_the_original_group() {
         assert!(scope.assume(GroupChange::both(u32::MAX)).is_err());
         is_group_of_log_file(START[3]);
     }
+}
+
+fn a_subscriber_that_leaks_a_guard_when_it_is_asked_is_not_told_as_its_group() {
+    listen_and_when_asked(|| {
+        static LEAKED: AtomicUsize = AtomicUsize::new(0);
+        if LEAKED.fetch_add(1, Ordering::Relaxed) == 0 {
+            std::mem::forget(GroupGuard::assume_on_thread(1004).unwrap());
+        }
+    });
+    let before = kernel::ids();
+    std::thread::spawn(|| drop(GroupGuard::assume_on_thread(1005).unwrap())).join().unwrap();
+    let told = told();
+    assert!(told.iter().all(|told| told.identity.ids == before), "{told:?}");
 }
 
 fn a_subscriber_may_use_guards() {

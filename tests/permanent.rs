@@ -43,6 +43,7 @@ fn main() -> std::process::ExitCode {
         Setgid: capabilities_that_cannot_be_set_are_in_the_way_where_some_are_taken,
         Setgid: a_first_step_that_fails_is_undone_without_the_capability_too,
         Setgid: a_thread_that_keeps_what_leads_back_is_found,
+        Setgid: own_securebits_that_keep_it_are_in_the_way,
         Setgid: no_new_privs_is_set,
         Setgid: no_new_privs_that_was_set_before_is_reported,
         Setgid: the_death_signal_survives,
@@ -136,11 +137,15 @@ fn with_keep_caps() {
     holds(&report, &[], &ALONE());
 }
 
-fn with_no_setuid_fixup() {
-    start();
+fn no_setuid_fixup() {
     const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
     // SAFETY: numbers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) }, 0);
+}
+
+fn with_no_setuid_fixup() {
+    start();
+    no_setuid_fixup();
     let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
     holds(&report, &[], &ALONE());
 }
@@ -534,6 +539,14 @@ fn a_thread_that_keeps_what_leads_back_is_found() {
             assert!(matches!(&error, Error::StillPrivileged { finding } if finding.contains(found)), "{error}");
         });
     }
+}
+
+/// Leaving user 0 would take nothing from these threads.
+fn own_securebits_that_keep_it_are_in_the_way() {
+    start();
+    no_setuid_fixup();
+    let _siblings = Siblings::start(2);
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::SeveralThreads { threads: 3 }));
 }
 
 fn no_new_privs_is_set() {

@@ -43,6 +43,8 @@ static ASKED: Mutex<Vec<kernel::Identity>> = Mutex::new(Vec::new());
 struct Recorder {
     /// What it does on each event, after it has noted it.
     then: fn(),
+    /// What it does when it is asked whether it would be told.
+    when_asked: fn(),
 }
 
 impl Subscriber for Recorder {
@@ -55,6 +57,7 @@ impl Subscriber for Recorder {
         let is_ours = metadata.target().starts_with("privilege_guard");
         if is_ours {
             ASKED.lock().expect("nobody panics there").push(kernel::identity());
+            (self.when_asked)();
         }
         is_ours
     }
@@ -88,7 +91,16 @@ pub fn listen() {
 
 /// The same, and on each event does this.
 pub fn listen_and(then: fn()) {
-    tracing::subscriber::set_global_default(Recorder { then }).expect("the first subscriber");
+    be_subscriber(Recorder { then, when_asked: || () });
+}
+
+/// The same, and does this when it is asked whether it would be told.
+pub fn listen_and_when_asked(when_asked: fn()) {
+    be_subscriber(Recorder { then: || (), when_asked });
+}
+
+fn be_subscriber(recorder: Recorder) {
+    tracing::subscriber::set_global_default(recorder).expect("the first subscriber");
 }
 
 /// What has been told since this was last asked.
