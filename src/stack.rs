@@ -226,6 +226,9 @@ static HELD: Held = Held(AtomicU64::new(0));
 
 const PROCESS: u64 = 1 << 63;
 
+/// Between two tries of a thread that waits.
+const PAUSE: Duration = Duration::from_micros(200);
+
 #[derive(Debug)]
 struct Held(AtomicU64);
 
@@ -237,14 +240,12 @@ impl Held {
             return attempt();
         }
         let deadline = Instant::now().checked_add(wait);
-        let mut pause = Duration::from_micros(20);
         loop {
             match attempt() {
                 Err(held) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Err(held),
-                Err(_) => std::thread::sleep(pause),
+                Err(_) => std::thread::sleep(PAUSE),
                 taken => return taken,
             }
-            pause = (pause * 2).min(Duration::from_millis(1));
         }
     }
 }
