@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::fault::{self, Call, First};
 use common::guard::{SCOPES, Scope};
 use common::kernel::{self, CAP_SETGID, Capabilities, Ids};
-use common::ring::{Personality, Ring};
+use common::ring::{Personality, Ring, Waits};
 use common::sandbox::{self, Answer};
 use common::sibling::Sibling;
 use privilege_guard::{Error, GroupChange, GroupGuard, Holder, PermanentDrop};
@@ -34,7 +34,9 @@ fn main() -> std::process::ExitCode {
         Setgid: the_dumpable_flag_stays_cleared,
         Setgid: the_thread_of_an_io_uring_keeps_its_group,
         Setgid: a_registered_personality_keeps_its_group,
-        Setgid: a_request_handed_to_a_kernel_thread_keeps_its_group,
+        Setgid: a_request_that_waits_may_keep_its_group,
+        Setgid: a_ring_from_before_a_fork_acts_as_the_parent,
+        Setgid: a_process_started_before_a_drop_stays_what_it_was,
         Setgid: a_guard_in_pre_exec_has_ended_in_the_program,
         Nothing: a_guard_in_pre_exec_is_busy_for_good,
         Nothing: a_guard_in_a_signal_handler_aborts,
@@ -129,15 +131,17 @@ fn become_user_with_setgid() {
     kernel::set_capabilities(Capabilities { effective: CAP_SETGID, permitted: CAP_SETGID, inheritable: 0 });
 }
 
+/// A program that has begun, and waits for the end of its stdin.
+fn spawn() -> Child {
+    let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // What it says, it says after the exec.
+    child.stdin.as_ref().unwrap().write_all(&[0]).unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    child
+}
+
 fn a_process_started_under_a_guard_keeps_the_group() {
     start();
-    let spawn = || {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        // What it says, it says after the exec; then it waits for the end of its stdin.
-        child.stdin.as_ref().unwrap().write_all(&[0]).unwrap();
-        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        child
-    };
     let worker = Worker::start();
     for scope in SCOPES {
         let guard = scope.assume(GroupChange::both(1004)).unwrap();
@@ -341,20 +345,22 @@ fn a_registered_personality_keeps_its_group() {
     assert_eq!(kept.unwrap(), "1004");
 }
 
-fn a_request_handed_to_a_kernel_thread_keeps_its_group() {
+fn a_request_that_waits_may_keep_its_group() {
     let folder = tempfile::tempdir().unwrap();
     drop(Ring::new()); // or the case is ignored here, where no child of it can be
-    let made = |handed_over: bool, drops: bool| {
-        let path = folder.path().join(format!("{handed_over}, {drops}"));
+    let made = |waits: Waits, drops: bool| {
+        let path = folder.path().join(format!("{waits:?}, {drops}"));
         kernel::passes_in_child(|| {
             start();
             let (reader, mut writer) = UnixStream::pair().unwrap();
             let reader = OwnedFd::from(reader);
             let mut ring = Ring::new();
-            GroupGuard::assume(1004).unwrap().run(|| ring.make_file_after(&reader, &path, handed_over)).unwrap();
+            GroupGuard::assume(1004).unwrap().run(|| ring.make_file_after(&reader, &path, waits)).unwrap();
             if drops {
-                let refused = matches!(PermanentDrop::to_group(33).apply(), Err(Error::IoUring { .. }));
-                assert_eq!(refused, handed_over);
+                // Only where there is a kernel thread.
+                let dropped = PermanentDrop::to_group(33).apply();
+                assert_eq!(matches!(dropped, Err(Error::IoUring { .. })), waits == Waits::HandedOver, "{dropped:?}");
+                assert_eq!(dropped.is_ok(), waits != Waits::HandedOver, "{dropped:?}");
             }
             assert!(!path.exists());
             writer.write_all(&[0]).unwrap();
@@ -362,9 +368,38 @@ fn a_request_handed_to_a_kernel_thread_keeps_its_group() {
         });
         std::fs::metadata(path).unwrap().gid()
     };
-    assert_eq!([made(true, false), made(true, true)], [1004, 1004]);
-    // Any other is made as what its thread is by then.
-    assert_eq!([made(false, false), made(false, true)], [3, 33]);
+    for keeps in [Waits::HandedOver, Waits::Drained] {
+        assert_eq!([made(keeps, false), made(keeps, true)], [1004, 1004], "{keeps:?}");
+    }
+    assert_eq!([made(Waits::Linked, false), made(Waits::Linked, true)], [3, 33]);
+}
+
+fn a_ring_from_before_a_fork_acts_as_the_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    start();
+    let mut ring = Ring::polled();
+    // The parent's thread reads the parent's memory.
+    let request = ring.open(&path, Personality::NONE);
+    kernel::passes_in_child(|| {
+        PermanentDrop::to_group(33).apply().unwrap();
+        assert_eq!(kernel::group_of_new_file(), 33);
+        ring.make(request);
+    });
+    assert_eq!(std::fs::metadata(path).unwrap().gid(), 3);
+    let refused = PermanentDrop::to_group(33).apply();
+    assert!(matches!(refused, Err(Error::IoUring { .. })), "{refused:?}");
+}
+
+fn a_process_started_before_a_drop_stays_what_it_was() {
+    start();
+    let mut child = spawn();
+    let before = kernel::identity_of_process(child.id());
+    PermanentDrop::to_group(33).apply().unwrap();
+    assert_eq!((kernel::ids(), before.ids), ([33; 4], START));
+    assert_eq!(kernel::identity_of_process(child.id()), before);
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
 }
 
 /// What the program says that it is, after `in_child` has run in the forked child.
