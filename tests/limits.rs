@@ -30,7 +30,10 @@ fn main() -> std::process::ExitCode {
         Setgid: the_death_signals_of_other_threads_are_lost,
         Setgid: a_kept_group_is_given_to_all,
         Setgid: a_full_signal_queue_leaves_threads_out,
+        Setgid: a_refused_tgkill_leaves_threads_out,
+        Setgid: a_thread_that_libc_does_not_know_is_left_out,
         Setgid: a_filter_on_another_thread_that_says_done,
+        Setgid: a_process_guard_waits_for_every_thread,
         Setgid: the_dumpable_flag_stays_cleared,
         Setgid: the_thread_of_an_io_uring_keeps_its_group,
         Setgid: a_registered_personality_keeps_its_group,
@@ -47,6 +50,7 @@ fn main() -> std::process::ExitCode {
         Nothing: two_copies_do_not_see_each_other,
         Nothing: a_forked_child_has_the_guards_of_other_threads_for_good,
         Setgid: a_guard_leaked_by_a_late_destructor_is_not_undone,
+        Setgid: a_guard_leaked_by_a_raw_exit_is_not_undone,
         Setgid: the_programs_handler_runs_before_an_abort,
         Setgid: a_child_with_both_ids_is_not_secure,
         Setgid: glibc_aborts_where_one_thread_may_not,
@@ -224,64 +228,156 @@ fn a_kept_group_is_given_to_all() {
     assert_eq!((kernel::ids(), kept.does(kernel::ids)), (START, START));
 }
 
-/// What a process guard makes of this thread that libc does not reach, or that a filter answers for.
-fn is_left_out(other: &Sibling) {
-    let before = other.identity().ids;
-    let guard = GroupGuard::assume(1004).unwrap();
-    assert_eq!((kernel::ids(), other.identity().ids), (UNDER, before));
-    let shown = privilege_guard::threads().unwrap();
-    let shown = shown.iter().find(|thread| thread.thread_id == other.thread().unsigned_abs()).unwrap();
-    assert_eq!(common::guard::raw(shown.ids), before);
-    guard.restore().unwrap();
-    assert_eq!((kernel::ids(), other.identity().ids), (START, before));
-    GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
-}
-
-fn is_noticed(drop: Result<privilege_guard::DropReport, Error>) {
-    let error = drop.unwrap_err();
-    assert!(matches!(error, Error::StillPrivileged { .. }), "{error}");
-}
-
-fn fill_the_signal_queue() {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a valid pointer.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
-}
-
-fn a_full_signal_queue_leaves_threads_out() {
+/// What libc makes of the thread that `unreached` starts and returns, or that it does not reach from then on: nothing, but a permanent drop notices.
+fn is_left_out<T>(unreached: impl Fn() -> (i32, T)) {
     kernel::passes_in_child(|| {
         start();
-        let other = Sibling::start();
-        fill_the_signal_queue();
-        is_left_out(&other);
+        let (other, _lives) = unreached();
+        let guard = GroupGuard::assume(1004).unwrap();
+        assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (UNDER, START));
+        let shown = privilege_guard::threads().unwrap();
+        let shown = shown.iter().find(|thread| thread.thread_id == other.unsigned_abs()).unwrap();
+        assert_eq!(common::guard::raw(shown.ids), START);
+        guard.restore().unwrap();
+        assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (START, START));
+        GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
     });
+    let is_noticed = |drop: Result<privilege_guard::DropReport, Error>| {
+        let error = drop.unwrap_err();
+        assert!(matches!(error, Error::StillPrivileged { .. }), "{error}");
+    };
     kernel::passes_in_child(|| {
         start();
-        let _other = Sibling::start();
-        fill_the_signal_queue();
+        let _lives = unreached();
         is_noticed(PermanentDrop::to_group(33).user(1234).apply());
     });
     kernel::passes_in_child(|| {
         kernel::start_from([3, 50, 50, 50], &[]);
         become_user_with_setgid();
         kernel::give_up_capabilities(CAP_SETGID);
-        let _other = Sibling::start();
-        fill_the_signal_queue();
+        let _lives = unreached();
         is_noticed(GroupGuard::assume(3).unwrap().drop_permanently());
     });
 }
 
+/// What libc makes of a thread that it no longer reaches when the guard ends.
+fn is_left_behind(unreaches: fn()) {
+    kernel::passes_in_child(|| {
+        start();
+        let other = Sibling::start();
+        let guard = GroupGuard::assume(1004).unwrap();
+        unreaches();
+        guard.restore().unwrap();
+        assert_eq!((kernel::ids(), other.identity().ids), (START, UNDER));
+    });
+}
+
+fn before_and_after(unreaches: fn()) {
+    is_left_out(|| {
+        let other = Sibling::start();
+        unreaches();
+        (other.thread(), other)
+    });
+    is_left_behind(unreaches);
+}
+
+fn a_full_signal_queue_leaves_threads_out() {
+    before_and_after(|| {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a valid pointer.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
+    });
+}
+
+fn a_refused_tgkill_leaves_threads_out() {
+    before_and_after(|| sandbox::refuse(libc::SYS_tgkill, &[]));
+}
+
+/// `clone(2)` with a new stack, which is never freed, and the calling thread's thread-local data. Returns the id of what it starts.
+fn raw_clone(flags: i32, runs: extern "C" fn(*mut libc::c_void) -> i32) -> i32 {
+    let stack = Box::leak(vec![0u128; 4096].into_boxed_slice()).as_mut_ptr_range().end;
+    // SAFETY: the end of a stack that is large enough for what these do; they use no thread-local data while the calling thread does.
+    let id = unsafe { libc::clone(runs, stack.cast(), flags, std::ptr::null_mut()) };
+    assert!(id > 0, "{}", std::io::Error::last_os_error());
+    id
+}
+
+extern "C" fn waits_for_good(_: *mut libc::c_void) -> i32 {
+    loop {
+        // SAFETY: no pointers.
+        unsafe { libc::syscall(libc::SYS_ppoll, 0, 0, 0, 0, 0) };
+    }
+}
+
+/// A thread that libc has not started.
+fn raw_thread() -> i32 {
+    use libc::{CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM};
+    raw_clone(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, waits_for_good)
+}
+
+fn a_thread_that_libc_does_not_know_is_left_out() {
+    is_left_out(|| (raw_thread(), ()));
+    start();
+    let inside = GroupGuard::assume(1004).unwrap().run(raw_thread).unwrap();
+    assert_eq!((kernel::ids(), kernel::identity_of(inside).ids), (START, UNDER));
+}
+
 fn a_filter_on_another_thread_that_says_done() {
-    let other = || Sibling::start_after(|| sandbox::answer(libc::SYS_setresgid, &[], Answer::SuccessWithoutDoing));
-    kernel::passes_in_child(|| {
-        start();
-        is_left_out(&other());
+    is_left_out(|| {
+        let other = Sibling::start_after(|| sandbox::answer(libc::SYS_setresgid, &[], Answer::SuccessWithoutDoing));
+        (other.thread(), other)
     });
-    kernel::passes_in_child(|| {
-        start();
-        let _other = other();
-        is_noticed(PermanentDrop::to_group(33).user(1234).apply());
-    });
+}
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+static GO_ON: AtomicBool = AtomicBool::new(false);
+static OVER: AtomicBool = AtomicBool::new(false);
+
+/// Goes on for a while after it may.
+extern "C" fn takes_its_time(_: *mut libc::c_void) -> i32 {
+    STARTED.store(true, Ordering::SeqCst);
+    while !GO_ON.load(Ordering::SeqCst) {
+        std::hint::spin_loop();
+    }
+    // SAFETY: numbers only.
+    unsafe { libc::usleep(200_000) };
+    OVER.store(true, Ordering::SeqCst);
+    0
+}
+
+/// Also libc's own signals, which its functions leave out.
+fn blocks_every_signal_for_a_while() {
+    let change = |how: i32| {
+        let (all, none) = (u64::MAX, std::ptr::null_mut::<u64>());
+        // SAFETY: a valid pointer, and the size of what it points to.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const all, none, size_of_val(&all)) }, 0);
+    };
+    change(libc::SIG_BLOCK);
+    takes_its_time(std::ptr::null_mut());
+    change(libc::SIG_UNBLOCK);
+}
+
+fn waits_in_vfork_for_a_while() {
+    raw_clone(libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, takes_its_time);
+}
+
+fn a_process_guard_waits_for_every_thread() {
+    for held_up in [blocks_every_signal_for_a_while, waits_in_vfork_for_a_while] {
+        kernel::passes_in_child(|| {
+            start();
+            let other = std::thread::spawn(held_up);
+            while !STARTED.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
+            assert!(!OVER.load(Ordering::SeqCst));
+            GO_ON.store(true, Ordering::SeqCst);
+            let guard = GroupGuard::assume(1004).unwrap();
+            assert!(OVER.load(Ordering::SeqCst));
+            guard.restore().unwrap();
+            other.join().unwrap();
+        });
+    }
 }
 
 fn the_dumpable_flag_stays_cleared() {
@@ -699,6 +795,29 @@ fn a_guard_leaked_by_a_late_destructor_is_not_undone() {
             assert!(REFUSED.load(Ordering::Relaxed));
             assert_eq!(kernel::ids(), START);
             GroupGuard::assume(1005).unwrap().restore().unwrap();
+        });
+    }
+}
+
+fn a_guard_leaked_by_a_raw_exit_is_not_undone() {
+    for scope in SCOPES {
+        kernel::passes_in_child(|| {
+            start();
+            let (tell, told) = channel();
+            // Not joined: Rust does not learn of this end.
+            std::thread::spawn(move || {
+                std::mem::forget(scope.assume(GroupChange::both(1004)).unwrap());
+                tell.send(kernel::gettid()).unwrap();
+                // SAFETY: it does not return, and nobody else has anything of this thread's.
+                unsafe { libc::syscall(libc::SYS_exit, 0) };
+            });
+            let gone = format!("/proc/self/task/{}", told.recv().unwrap());
+            while std::fs::exists(&gone).unwrap() {
+                std::thread::yield_now();
+            }
+            assert_eq!(kernel::ids(), if scope == Scope::Process { UNDER } else { START });
+            let busy = GroupChange::both(1005).wait(Duration::from_millis(20)).assume();
+            assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
         });
     }
 }
