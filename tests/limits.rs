@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -19,6 +20,7 @@ use common::kernel::{self, CAP_SETGID, Capabilities, Ids};
 use common::ring::{Personality, Ring, Waits};
 use common::sandbox::{self, Answer};
 use common::sibling::Sibling;
+use common::subscriber;
 use privilege_guard::{Error, GroupChange, GroupGuard, Holder, PermanentDrop};
 
 fn main() -> std::process::ExitCode {
@@ -34,6 +36,7 @@ fn main() -> std::process::ExitCode {
         Setgid: a_thread_that_libc_does_not_know_is_left_out,
         Setgid: a_filter_on_another_thread_that_says_done,
         Setgid: a_process_guard_waits_for_every_thread,
+        Setgid: a_made_up_reading_is_put_back,
         Setgid: the_dumpable_flag_stays_cleared,
         Setgid: the_thread_of_an_io_uring_keeps_its_group,
         Setgid: a_registered_personality_keeps_its_group,
@@ -43,18 +46,22 @@ fn main() -> std::process::ExitCode {
         Setgid: a_guard_in_pre_exec_has_ended_in_the_program,
         Nothing: a_guard_in_pre_exec_is_busy_for_good,
         Nothing: a_guard_in_a_signal_handler_aborts,
+        Setgid: a_handler_that_forks_during_a_change_misleads_its_child,
         Setgid: a_parent_that_dies_during_a_change_is_not_reported,
+        Setgid: a_child_that_is_process_1_too_gets_the_death_signal,
         Setgid: a_scope_returns_before_a_leaked_guard_is_undone,
         Setgid: ids_set_behind_its_back_are_not_seen,
         Setgid: a_user_namespace_entered_under_a_guard_is_not_seen,
         Nothing: two_copies_do_not_see_each_other,
         Nothing: a_forked_child_has_the_guards_of_other_threads_for_good,
+        Nothing: a_forked_child_has_the_events_of_other_threads_for_good,
+        Nothing: a_subscriber_that_waits_for_a_process_guard_waits_in_vain,
         Setgid: a_guard_leaked_by_a_late_destructor_is_not_undone,
         Setgid: a_guard_leaked_by_a_raw_exit_is_not_undone,
         Setgid: the_programs_handler_runs_before_an_abort,
         Setgid: a_child_with_both_ids_is_not_secure,
         Setgid: glibc_aborts_where_one_thread_may_not,
-        Setgid: a_filter_that_kills_for_a_try_kills_the_process,
+        Setgid: a_filter_that_does_not_refuse_a_try_ends_the_process,
         Root: an_executed_file_gives_what_it_gives,
     ])
 }
@@ -380,6 +387,26 @@ fn a_process_guard_waits_for_every_thread() {
     }
 }
 
+fn a_made_up_reading_is_put_back() {
+    for scope in SCOPES {
+        kernel::passes_in_child(|| {
+            kernel::start_from(START, &[7, 8]);
+            sandbox::answer(libc::SYS_getgroups, &[], Answer::SuccessWithoutDoing);
+            scope.assume(GroupChange::both(1004).no_supplementary()).unwrap().restore().unwrap();
+            assert_eq!(kernel::identity(), kernel::Identity { ids: START, groups: vec![] });
+        });
+        kernel::passes_in_child(|| {
+            start();
+            // The call that sets nothing, and so tells what it is.
+            sandbox::answer(libc::SYS_setfsgid, &[(0, u32::MAX)], Answer::SuccessWithoutDoing);
+            let guard = scope.assume(GroupChange::both(1004)).unwrap();
+            assert_eq!(common::guard::raw(guard.original()), [3, 3, 3, 0]);
+            guard.restore().unwrap();
+            assert_eq!(kernel::ids(), [3, 3, 3, 0]);
+        });
+    }
+}
+
 fn the_dumpable_flag_stays_cleared() {
     // SAFETY: numbers only.
     let dumpable = || unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
@@ -555,6 +582,57 @@ fn a_guard_in_a_signal_handler_aborts() {
     assert!(text.contains("already borrowed"), "{text}");
 }
 
+/// The process that the handler has forked, in the process that it forked from.
+static FORKED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn forks(_: i32) {
+    // SAFETY: the case sees to it that the signal comes where no lock is held.
+    FORKED.store(unsafe { libc::fork() }, Ordering::SeqCst);
+}
+
+fn a_handler_that_forks_during_a_change_misleads_its_child() {
+    const CANNOT_GO_BACK: i32 = 40;
+    const HAS_THE_SIGNAL: i32 = 41;
+    // Before the guard's end sets the signal again, and before it reads that back.
+    for (option, misled) in [(libc::PR_SET_PDEATHSIG, HAS_THE_SIGNAL), (libc::PR_GET_PDEATHSIG, CANNOT_GO_BACK)] {
+        kernel::passes_in_child(|| {
+            start();
+            kernel::set_death_signal(libc::SIGTERM);
+            let guard = GroupGuard::assume_on_thread(1004).unwrap();
+            // SAFETY: what the handler does is what this is about.
+            unsafe { libc::signal(libc::SIGUSR1, forks as *const () as libc::sighandler_t) };
+            let (process, thread) = (std::process::id(), kernel::gettid());
+            let call = Call { name: "prctl", number: libc::SYS_prctl, first: First::Is(option as u32) };
+            fault::before_each(call, move || {
+                if FORKED.load(Ordering::SeqCst) == -1 {
+                    // SAFETY: numbers only.
+                    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
+                }
+                while FORKED.load(Ordering::SeqCst) == -1 {
+                    std::thread::yield_now();
+                }
+            });
+            let ended = guard.restore();
+            let child = FORKED.load(Ordering::SeqCst);
+            if child == 0 {
+                let code = match ended {
+                    Err(Error::NotRestored { .. }) if kernel::ids_by_calls() == START => CANNOT_GO_BACK,
+                    Ok(()) if kernel::death_signal() == libc::SIGTERM => HAS_THE_SIGNAL,
+                    _ => 42,
+                };
+                // SAFETY: it does not return.
+                unsafe { libc::_exit(code) }
+            }
+            ended.unwrap();
+            assert_eq!((kernel::ids(), kernel::death_signal()), (START, libc::SIGTERM));
+            let mut status = 0;
+            // SAFETY: a valid pointer.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert_eq!(ExitStatus::from_raw(status).code(), Some(misled));
+        });
+    }
+}
+
 /// Whether a process whose parent dies while it is as `when` says lives on; it has SIGTERM as parent-death signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum When {
@@ -623,6 +701,34 @@ fn a_parent_that_dies_during_a_change_is_not_reported() {
     start();
     assert!(survives_its_parent(When::DuringTheChange));
     assert!(!survives_its_parent(When::UnderTheGuard));
+}
+
+fn a_child_that_is_process_1_too_gets_the_death_signal() {
+    // SAFETY: a flag only.
+    let new_processes = || assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0, "{}", std::io::Error::last_os_error());
+    let child_of_process_1 = |is_one_too: bool| {
+        let answer = kernel::answer_of_child(|| {
+            new_processes();
+            let answer = kernel::answer_of_child(|| {
+                start();
+                kernel::set_death_signal(libc::SIGTERM);
+                let guard = GroupGuard::assume_on_thread(1004).unwrap();
+                if is_one_too {
+                    new_processes();
+                }
+                let answer = kernel::answer_of_child(|| {
+                    assert_eq!(kernel::death_signal(), 0);
+                    guard.restore().unwrap();
+                    format!("process {}, signal {}", std::process::id(), kernel::death_signal())
+                });
+                answer.unwrap()
+            });
+            answer.unwrap()
+        });
+        answer.unwrap()
+    };
+    assert_eq!(child_of_process_1(false), "process 2, signal 0");
+    assert_eq!(child_of_process_1(true), "process 1, signal 15");
 }
 
 /// At the end of its thread, says that it has come, and waits.
@@ -751,6 +857,60 @@ fn a_forked_child_has_the_guards_of_other_threads_for_good() {
         parent.write_all(&[0]).unwrap();
         assert!(forked.join().unwrap().success());
     }
+}
+
+/// Until it is false, a thread that is told an event waits there.
+static TELLING: AtomicBool = AtomicBool::new(true);
+
+fn a_forked_child_has_the_events_of_other_threads_for_good() {
+    let own = kernel::getresgid()[1];
+    subscriber::listen_and(|| {
+        STARTED.store(true, Ordering::SeqCst);
+        while TELLING.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+    });
+    let told = std::thread::spawn(|| GroupChange::new().assume_on_thread().unwrap().restore().unwrap());
+    while !STARTED.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    let (mut parent, mut child) = UnixStream::pair().unwrap();
+    let forked = std::thread::spawn(move || {
+        kernel::in_child(|| {
+            TELLING.store(false, Ordering::SeqCst);
+            child.write_all(&[0]).unwrap();
+            child.read_exact(&mut [0]).unwrap();
+            let busy = GroupChange::new().assume();
+            assert!(matches!(busy, Err(Error::Busy { holder: Holder::ThreadGuards { threads: 1 } })), "{busy:?}");
+            GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
+            assert!(matches!(PermanentDrop::to_group(own).apply(), Err(Error::GuardsAlive)));
+            // SAFETY: it does not return.
+            unsafe { libc::_exit(0) }
+        })
+    });
+    parent.read_exact(&mut [0]).unwrap();
+    TELLING.store(false, Ordering::SeqCst);
+    told.join().unwrap();
+    parent.write_all(&[0]).unwrap();
+    assert!(forked.join().unwrap().success());
+    // In the parent it ends.
+    GroupChange::new().assume().unwrap().restore().unwrap();
+}
+
+static WAITED: AtomicI32 = AtomicI32::new(0);
+
+fn a_subscriber_that_waits_for_a_process_guard_waits_in_vain() {
+    subscriber::listen_and(|| {
+        // The other thread's refusal is told too.
+        if WAITED.fetch_add(1, Ordering::SeqCst) == 0 {
+            let other = std::thread::spawn(|| GroupChange::new().wait(Duration::from_millis(100)).assume().map(drop));
+            let busy = other.join().unwrap();
+            assert!(matches!(busy, Err(Error::Busy { holder: Holder::ThreadGuards { threads: 1 } })), "{busy:?}");
+        }
+    });
+    GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
+    assert_eq!(WAITED.load(Ordering::SeqCst), 2);
+    std::thread::spawn(|| GroupChange::new().assume().unwrap().restore().unwrap()).join().unwrap();
 }
 
 /// Which scope the destructor is to use.
@@ -901,7 +1061,7 @@ fn glibc_aborts_where_one_thread_may_not() {
     }
 }
 
-fn a_filter_that_kills_for_a_try_kills_the_process() {
+fn a_filter_that_does_not_refuse_a_try_ends_the_process() {
     let drop_under = |filter: fn()| {
         kernel::in_child(|| {
             start();
@@ -910,10 +1070,12 @@ fn a_filter_that_kills_for_a_try_kills_the_process() {
         })
     };
     assert!(drop_under(|| ()).success());
-    let killed = drop_under(|| sandbox::kill_for(libc::SYS_setresgid, &[(0, 3)]));
-    assert_eq!(killed.signal(), Some(libc::SIGSYS), "{killed}");
     // One that refuses it does what the kernel does.
     assert!(drop_under(|| sandbox::refuse(libc::SYS_setresgid, &[(0, 3)])).success());
+    let killed = drop_under(|| sandbox::kill_for(libc::SYS_setresgid, &[(0, 3)]));
+    assert_eq!(killed.signal(), Some(libc::SIGSYS), "{killed}");
+    let aborted = drop_under(|| sandbox::answer(libc::SYS_setresgid, &[(0, 3)], Answer::SuccessWithoutDoing));
+    assert_eq!(aborted.signal(), Some(libc::SIGABRT), "{aborted}");
 }
 
 /// Asks an executed copy of this program to report its effective group by its exit code.
@@ -933,12 +1095,26 @@ fn an_executed_file_gives_what_it_gives() {
         kernel::in_child(|| {
             start();
             drop.apply().unwrap();
-            let mut child = Command::new(&program);
-            child.env(common::CASE, "an_executed_file_gives_what_it_gives").env(GROUP, "").env("TMPDIR", "/tmp");
-            child.status().unwrap().code().unwrap()
+            executed(&program)
         })
     };
     let to_33 = || PermanentDrop::to_group(33).user(1234);
     assert_eq!(group_after(to_33()).code(), Some(50));
     assert_eq!(group_after(to_33().no_new_privs()).code(), Some(33));
+    // What the other threads execute, that flag does not concern.
+    let by_another = kernel::in_child(|| {
+        start();
+        let worker = Worker::start();
+        to_33().no_new_privs().apply().unwrap();
+        assert_eq!(executed(&program), 33);
+        worker.does(move || executed(&program))
+    });
+    assert_eq!(by_another.code(), Some(50));
+}
+
+/// As which group the program runs.
+fn executed(program: &Path) -> i32 {
+    let mut child = Command::new(program);
+    child.env(common::CASE, "an_executed_file_gives_what_it_gives").env(GROUP, "").env("TMPDIR", "/tmp");
+    child.status().unwrap().code().unwrap()
 }
