@@ -301,7 +301,7 @@ pub enum Holder {
         /// Its name; `None` where `/proc` does not show such a thread, as in a forked child.
         name: Option<String>,
     },
-    /// Threads with thread guards, which exclude process guards of other threads.
+    /// Threads with thread guards, or that are just telling a subscriber of an event: both exclude process guards of other threads.
     ThreadGuards {
         /// How many threads.
         threads: u32,

@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -16,9 +17,10 @@ use std::time::Duration;
 use common::fault::{self, Call, First};
 use common::guard::{SCOPES, Scope};
 use common::kernel::{self, CAP_SETGID, Capabilities, Ids};
-use common::ring::{Personality, Ring};
+use common::ring::{Personality, Ring, Waits};
 use common::sandbox::{self, Answer};
 use common::sibling::Sibling;
+use common::subscriber;
 use privilege_guard::{Error, GroupChange, GroupGuard, Holder, PermanentDrop};
 
 fn main() -> std::process::ExitCode {
@@ -30,25 +32,36 @@ fn main() -> std::process::ExitCode {
         Setgid: the_death_signals_of_other_threads_are_lost,
         Setgid: a_kept_group_is_given_to_all,
         Setgid: a_full_signal_queue_leaves_threads_out,
+        Setgid: a_refused_tgkill_leaves_threads_out,
+        Setgid: a_thread_that_libc_does_not_know_is_left_out,
         Setgid: a_filter_on_another_thread_that_says_done,
+        Setgid: a_process_guard_waits_for_every_thread,
+        Setgid: a_made_up_reading_is_put_back,
         Setgid: the_dumpable_flag_stays_cleared,
         Setgid: the_thread_of_an_io_uring_keeps_its_group,
         Setgid: a_registered_personality_keeps_its_group,
-        Setgid: a_request_handed_to_a_kernel_thread_keeps_its_group,
+        Setgid: a_request_that_waits_may_keep_its_group,
+        Setgid: a_ring_from_before_a_fork_acts_as_the_parent,
+        Setgid: a_process_started_before_a_drop_stays_what_it_was,
         Setgid: a_guard_in_pre_exec_has_ended_in_the_program,
         Nothing: a_guard_in_pre_exec_is_busy_for_good,
         Nothing: a_guard_in_a_signal_handler_aborts,
+        Setgid: a_handler_that_forks_during_a_change_misleads_its_child,
         Setgid: a_parent_that_dies_during_a_change_is_not_reported,
+        Setgid: a_child_that_is_process_1_too_gets_the_death_signal,
         Setgid: a_scope_returns_before_a_leaked_guard_is_undone,
         Setgid: ids_set_behind_its_back_are_not_seen,
         Setgid: a_user_namespace_entered_under_a_guard_is_not_seen,
         Nothing: two_copies_do_not_see_each_other,
         Nothing: a_forked_child_has_the_guards_of_other_threads_for_good,
+        Nothing: a_forked_child_has_the_events_of_other_threads_for_good,
+        Nothing: a_subscriber_that_waits_for_a_process_guard_waits_in_vain,
         Setgid: a_guard_leaked_by_a_late_destructor_is_not_undone,
+        Setgid: a_guard_leaked_by_a_raw_exit_is_not_undone,
         Setgid: the_programs_handler_runs_before_an_abort,
         Setgid: a_child_with_both_ids_is_not_secure,
         Setgid: glibc_aborts_where_one_thread_may_not,
-        Setgid: a_filter_that_kills_for_a_try_kills_the_process,
+        Setgid: a_filter_that_does_not_refuse_a_try_ends_the_process,
         Root: an_executed_file_gives_what_it_gives,
     ])
 }
@@ -129,15 +142,17 @@ fn become_user_with_setgid() {
     kernel::set_capabilities(Capabilities { effective: CAP_SETGID, permitted: CAP_SETGID, inheritable: 0 });
 }
 
+/// A program that has begun, and waits for the end of its stdin.
+fn spawn() -> Child {
+    let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // What it says, it says after the exec.
+    child.stdin.as_ref().unwrap().write_all(&[0]).unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    child
+}
+
 fn a_process_started_under_a_guard_keeps_the_group() {
     start();
-    let spawn = || {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        // What it says, it says after the exec; then it waits for the end of its stdin.
-        child.stdin.as_ref().unwrap().write_all(&[0]).unwrap();
-        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        child
-    };
     let worker = Worker::start();
     for scope in SCOPES {
         let guard = scope.assume(GroupChange::both(1004)).unwrap();
@@ -220,64 +235,176 @@ fn a_kept_group_is_given_to_all() {
     assert_eq!((kernel::ids(), kept.does(kernel::ids)), (START, START));
 }
 
-/// What a process guard makes of this thread that libc does not reach, or that a filter answers for.
-fn is_left_out(other: &Sibling) {
-    let before = other.identity().ids;
-    let guard = GroupGuard::assume(1004).unwrap();
-    assert_eq!((kernel::ids(), other.identity().ids), (UNDER, before));
-    let shown = privilege_guard::threads().unwrap();
-    let shown = shown.iter().find(|thread| thread.thread_id == other.thread().unsigned_abs()).unwrap();
-    assert_eq!(common::guard::raw(shown.ids), before);
-    guard.restore().unwrap();
-    assert_eq!((kernel::ids(), other.identity().ids), (START, before));
-    GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
-}
-
-fn is_noticed(drop: Result<privilege_guard::DropReport, Error>) {
-    let error = drop.unwrap_err();
-    assert!(matches!(error, Error::StillPrivileged { .. }), "{error}");
-}
-
-fn fill_the_signal_queue() {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a valid pointer.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
-}
-
-fn a_full_signal_queue_leaves_threads_out() {
+/// What libc makes of the thread that `unreached` starts and returns, or that it does not reach from then on: nothing, but a permanent drop notices.
+fn is_left_out<T>(unreached: impl Fn() -> (i32, T)) {
     kernel::passes_in_child(|| {
         start();
-        let other = Sibling::start();
-        fill_the_signal_queue();
-        is_left_out(&other);
+        let (other, _lives) = unreached();
+        let guard = GroupGuard::assume(1004).unwrap();
+        assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (UNDER, START));
+        let shown = privilege_guard::threads().unwrap();
+        let shown = shown.iter().find(|thread| thread.thread_id == other.unsigned_abs()).unwrap();
+        assert_eq!(common::guard::raw(shown.ids), START);
+        guard.restore().unwrap();
+        assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (START, START));
+        GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
     });
+    let is_noticed = |drop: Result<privilege_guard::DropReport, Error>| {
+        let error = drop.unwrap_err();
+        assert!(matches!(error, Error::StillPrivileged { .. }), "{error}");
+    };
     kernel::passes_in_child(|| {
         start();
-        let _other = Sibling::start();
-        fill_the_signal_queue();
+        let _lives = unreached();
         is_noticed(PermanentDrop::to_group(33).user(1234).apply());
     });
     kernel::passes_in_child(|| {
         kernel::start_from([3, 50, 50, 50], &[]);
         become_user_with_setgid();
         kernel::give_up_capabilities(CAP_SETGID);
-        let _other = Sibling::start();
-        fill_the_signal_queue();
+        let _lives = unreached();
         is_noticed(GroupGuard::assume(3).unwrap().drop_permanently());
     });
 }
 
+/// What libc makes of a thread that it no longer reaches when the guard ends.
+fn is_left_behind(unreaches: fn()) {
+    kernel::passes_in_child(|| {
+        start();
+        let other = Sibling::start();
+        let guard = GroupGuard::assume(1004).unwrap();
+        unreaches();
+        guard.restore().unwrap();
+        assert_eq!((kernel::ids(), other.identity().ids), (START, UNDER));
+    });
+}
+
+fn before_and_after(unreaches: fn()) {
+    is_left_out(|| {
+        let other = Sibling::start();
+        unreaches();
+        (other.thread(), other)
+    });
+    is_left_behind(unreaches);
+}
+
+fn a_full_signal_queue_leaves_threads_out() {
+    before_and_after(|| {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a valid pointer.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
+    });
+}
+
+fn a_refused_tgkill_leaves_threads_out() {
+    before_and_after(|| sandbox::refuse(libc::SYS_tgkill, &[]));
+}
+
+/// `clone(2)` with a new stack, which is never freed, and the calling thread's thread-local data. Returns the id of what it starts.
+fn raw_clone(flags: i32, runs: extern "C" fn(*mut libc::c_void) -> i32) -> i32 {
+    let stack = Box::leak(vec![0u128; 4096].into_boxed_slice()).as_mut_ptr_range().end;
+    // SAFETY: the end of a stack that is large enough for what these do; they use no thread-local data while the calling thread does.
+    let id = unsafe { libc::clone(runs, stack.cast(), flags, std::ptr::null_mut()) };
+    assert!(id > 0, "{}", std::io::Error::last_os_error());
+    id
+}
+
+extern "C" fn waits_for_good(_: *mut libc::c_void) -> i32 {
+    loop {
+        // SAFETY: no pointers.
+        unsafe { libc::syscall(libc::SYS_ppoll, 0, 0, 0, 0, 0) };
+    }
+}
+
+/// A thread that libc has not started.
+fn raw_thread() -> i32 {
+    use libc::{CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM};
+    raw_clone(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, waits_for_good)
+}
+
+fn a_thread_that_libc_does_not_know_is_left_out() {
+    is_left_out(|| (raw_thread(), ()));
+    start();
+    let inside = GroupGuard::assume(1004).unwrap().run(raw_thread).unwrap();
+    assert_eq!((kernel::ids(), kernel::identity_of(inside).ids), (START, UNDER));
+}
+
 fn a_filter_on_another_thread_that_says_done() {
-    let other = || Sibling::start_after(|| sandbox::answer(libc::SYS_setresgid, &[], Answer::SuccessWithoutDoing));
-    kernel::passes_in_child(|| {
-        start();
-        is_left_out(&other());
+    is_left_out(|| {
+        let other = Sibling::start_after(|| sandbox::answer(libc::SYS_setresgid, &[], Answer::SuccessWithoutDoing));
+        (other.thread(), other)
     });
-    kernel::passes_in_child(|| {
-        start();
-        let _other = other();
-        is_noticed(PermanentDrop::to_group(33).user(1234).apply());
-    });
+}
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+static GO_ON: AtomicBool = AtomicBool::new(false);
+static OVER: AtomicBool = AtomicBool::new(false);
+
+/// Goes on for a while after it may.
+extern "C" fn takes_its_time(_: *mut libc::c_void) -> i32 {
+    STARTED.store(true, Ordering::SeqCst);
+    while !GO_ON.load(Ordering::SeqCst) {
+        std::hint::spin_loop();
+    }
+    // SAFETY: numbers only.
+    unsafe { libc::usleep(200_000) };
+    OVER.store(true, Ordering::SeqCst);
+    0
+}
+
+/// Also libc's own signals, which its functions leave out.
+fn blocks_every_signal_for_a_while() {
+    let change = |how: i32| {
+        let (all, none) = (u64::MAX, std::ptr::null_mut::<u64>());
+        // SAFETY: a valid pointer, and the size of what it points to.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const all, none, size_of_val(&all)) }, 0);
+    };
+    change(libc::SIG_BLOCK);
+    takes_its_time(std::ptr::null_mut());
+    change(libc::SIG_UNBLOCK);
+}
+
+fn waits_in_vfork_for_a_while() {
+    raw_clone(libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, takes_its_time);
+}
+
+fn a_process_guard_waits_for_every_thread() {
+    for held_up in [blocks_every_signal_for_a_while, waits_in_vfork_for_a_while] {
+        kernel::passes_in_child(|| {
+            start();
+            let other = std::thread::spawn(held_up);
+            while !STARTED.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
+            assert!(!OVER.load(Ordering::SeqCst));
+            GO_ON.store(true, Ordering::SeqCst);
+            let guard = GroupGuard::assume(1004).unwrap();
+            assert!(OVER.load(Ordering::SeqCst));
+            guard.restore().unwrap();
+            other.join().unwrap();
+        });
+    }
+}
+
+fn a_made_up_reading_is_put_back() {
+    for scope in SCOPES {
+        kernel::passes_in_child(|| {
+            kernel::start_from(START, &[7, 8]);
+            sandbox::answer(libc::SYS_getgroups, &[], Answer::SuccessWithoutDoing);
+            scope.assume(GroupChange::both(1004).no_supplementary()).unwrap().restore().unwrap();
+            assert_eq!(kernel::identity(), kernel::Identity { ids: START, groups: vec![] });
+        });
+        kernel::passes_in_child(|| {
+            start();
+            // The call that sets nothing, and so tells what it is.
+            sandbox::answer(libc::SYS_setfsgid, &[(0, u32::MAX)], Answer::SuccessWithoutDoing);
+            let guard = scope.assume(GroupChange::both(1004)).unwrap();
+            assert_eq!(common::guard::raw(guard.original()), [3, 3, 3, 0]);
+            guard.restore().unwrap();
+            assert_eq!(kernel::ids(), [3, 3, 3, 0]);
+        });
+    }
 }
 
 fn the_dumpable_flag_stays_cleared() {
@@ -341,20 +468,22 @@ fn a_registered_personality_keeps_its_group() {
     assert_eq!(kept.unwrap(), "1004");
 }
 
-fn a_request_handed_to_a_kernel_thread_keeps_its_group() {
+fn a_request_that_waits_may_keep_its_group() {
     let folder = tempfile::tempdir().unwrap();
     drop(Ring::new()); // or the case is ignored here, where no child of it can be
-    let made = |handed_over: bool, drops: bool| {
-        let path = folder.path().join(format!("{handed_over}, {drops}"));
+    let made = |waits: Waits, drops: bool| {
+        let path = folder.path().join(format!("{waits:?}, {drops}"));
         kernel::passes_in_child(|| {
             start();
             let (reader, mut writer) = UnixStream::pair().unwrap();
             let reader = OwnedFd::from(reader);
             let mut ring = Ring::new();
-            GroupGuard::assume(1004).unwrap().run(|| ring.make_file_after(&reader, &path, handed_over)).unwrap();
+            GroupGuard::assume(1004).unwrap().run(|| ring.make_file_after(&reader, &path, waits)).unwrap();
             if drops {
-                let refused = matches!(PermanentDrop::to_group(33).apply(), Err(Error::IoUring { .. }));
-                assert_eq!(refused, handed_over);
+                // Only where there is a kernel thread.
+                let dropped = PermanentDrop::to_group(33).apply();
+                assert_eq!(matches!(dropped, Err(Error::IoUring { .. })), waits == Waits::HandedOver, "{dropped:?}");
+                assert_eq!(dropped.is_ok(), waits != Waits::HandedOver, "{dropped:?}");
             }
             assert!(!path.exists());
             writer.write_all(&[0]).unwrap();
@@ -362,9 +491,38 @@ fn a_request_handed_to_a_kernel_thread_keeps_its_group() {
         });
         std::fs::metadata(path).unwrap().gid()
     };
-    assert_eq!([made(true, false), made(true, true)], [1004, 1004]);
-    // Any other is made as what its thread is by then.
-    assert_eq!([made(false, false), made(false, true)], [3, 33]);
+    for keeps in [Waits::HandedOver, Waits::Drained] {
+        assert_eq!([made(keeps, false), made(keeps, true)], [1004, 1004], "{keeps:?}");
+    }
+    assert_eq!([made(Waits::Linked, false), made(Waits::Linked, true)], [3, 33]);
+}
+
+fn a_ring_from_before_a_fork_acts_as_the_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    start();
+    let mut ring = Ring::polled();
+    // The parent's thread reads the parent's memory.
+    let request = ring.open(&path, Personality::NONE);
+    kernel::passes_in_child(|| {
+        PermanentDrop::to_group(33).apply().unwrap();
+        assert_eq!(kernel::group_of_new_file(), 33);
+        ring.make(request);
+    });
+    assert_eq!(std::fs::metadata(path).unwrap().gid(), 3);
+    let refused = PermanentDrop::to_group(33).apply();
+    assert!(matches!(refused, Err(Error::IoUring { .. })), "{refused:?}");
+}
+
+fn a_process_started_before_a_drop_stays_what_it_was() {
+    start();
+    let mut child = spawn();
+    let before = kernel::identity_of_process(child.id());
+    PermanentDrop::to_group(33).apply().unwrap();
+    assert_eq!((kernel::ids(), before.ids), ([33; 4], START));
+    assert_eq!(kernel::identity_of_process(child.id()), before);
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
 }
 
 /// What the program says that it is, after `in_child` has run in the forked child.
@@ -422,6 +580,57 @@ fn a_guard_in_a_signal_handler_aborts() {
         _ = GroupChange::new().wait(LONG_ENOUGH).assume();
     });
     assert!(text.contains("already borrowed"), "{text}");
+}
+
+/// The process that the handler has forked, in the process that it forked from.
+static FORKED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn forks(_: i32) {
+    // SAFETY: the case sees to it that the signal comes where no lock is held.
+    FORKED.store(unsafe { libc::fork() }, Ordering::SeqCst);
+}
+
+fn a_handler_that_forks_during_a_change_misleads_its_child() {
+    const CANNOT_GO_BACK: i32 = 40;
+    const HAS_THE_SIGNAL: i32 = 41;
+    // Before the guard's end sets the signal again, and before it reads that back.
+    for (option, misled) in [(libc::PR_SET_PDEATHSIG, HAS_THE_SIGNAL), (libc::PR_GET_PDEATHSIG, CANNOT_GO_BACK)] {
+        kernel::passes_in_child(|| {
+            start();
+            kernel::set_death_signal(libc::SIGTERM);
+            let guard = GroupGuard::assume_on_thread(1004).unwrap();
+            // SAFETY: what the handler does is what this is about.
+            unsafe { libc::signal(libc::SIGUSR1, forks as *const () as libc::sighandler_t) };
+            let (process, thread) = (std::process::id(), kernel::gettid());
+            let call = Call { name: "prctl", number: libc::SYS_prctl, first: First::Is(option as u32) };
+            fault::before_each(call, move || {
+                if FORKED.load(Ordering::SeqCst) == -1 {
+                    // SAFETY: numbers only.
+                    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
+                }
+                while FORKED.load(Ordering::SeqCst) == -1 {
+                    std::thread::yield_now();
+                }
+            });
+            let ended = guard.restore();
+            let child = FORKED.load(Ordering::SeqCst);
+            if child == 0 {
+                let code = match ended {
+                    Err(Error::NotRestored { .. }) if kernel::ids_by_calls() == START => CANNOT_GO_BACK,
+                    Ok(()) if kernel::death_signal() == libc::SIGTERM => HAS_THE_SIGNAL,
+                    _ => 42,
+                };
+                // SAFETY: it does not return.
+                unsafe { libc::_exit(code) }
+            }
+            ended.unwrap();
+            assert_eq!((kernel::ids(), kernel::death_signal()), (START, libc::SIGTERM));
+            let mut status = 0;
+            // SAFETY: a valid pointer.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert_eq!(ExitStatus::from_raw(status).code(), Some(misled));
+        });
+    }
 }
 
 /// Whether a process whose parent dies while it is as `when` says lives on; it has SIGTERM as parent-death signal.
@@ -492,6 +701,34 @@ fn a_parent_that_dies_during_a_change_is_not_reported() {
     start();
     assert!(survives_its_parent(When::DuringTheChange));
     assert!(!survives_its_parent(When::UnderTheGuard));
+}
+
+fn a_child_that_is_process_1_too_gets_the_death_signal() {
+    // SAFETY: a flag only.
+    let new_processes = || assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0, "{}", std::io::Error::last_os_error());
+    let child_of_process_1 = |is_one_too: bool| {
+        let answer = kernel::answer_of_child(|| {
+            new_processes();
+            let answer = kernel::answer_of_child(|| {
+                start();
+                kernel::set_death_signal(libc::SIGTERM);
+                let guard = GroupGuard::assume_on_thread(1004).unwrap();
+                if is_one_too {
+                    new_processes();
+                }
+                let answer = kernel::answer_of_child(|| {
+                    assert_eq!(kernel::death_signal(), 0);
+                    guard.restore().unwrap();
+                    format!("process {}, signal {}", std::process::id(), kernel::death_signal())
+                });
+                answer.unwrap()
+            });
+            answer.unwrap()
+        });
+        answer.unwrap()
+    };
+    assert_eq!(child_of_process_1(false), "process 2, signal 0");
+    assert_eq!(child_of_process_1(true), "process 1, signal 15");
 }
 
 /// At the end of its thread, says that it has come, and waits.
@@ -622,6 +859,60 @@ fn a_forked_child_has_the_guards_of_other_threads_for_good() {
     }
 }
 
+/// Until it is false, a thread that is told an event waits there.
+static TELLING: AtomicBool = AtomicBool::new(true);
+
+fn a_forked_child_has_the_events_of_other_threads_for_good() {
+    let own = kernel::getresgid()[1];
+    subscriber::listen_and(|| {
+        STARTED.store(true, Ordering::SeqCst);
+        while TELLING.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+    });
+    let told = std::thread::spawn(|| GroupChange::new().assume_on_thread().unwrap().restore().unwrap());
+    while !STARTED.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    let (mut parent, mut child) = UnixStream::pair().unwrap();
+    let forked = std::thread::spawn(move || {
+        kernel::in_child(|| {
+            TELLING.store(false, Ordering::SeqCst);
+            child.write_all(&[0]).unwrap();
+            child.read_exact(&mut [0]).unwrap();
+            let busy = GroupChange::new().assume();
+            assert!(matches!(busy, Err(Error::Busy { holder: Holder::ThreadGuards { threads: 1 } })), "{busy:?}");
+            GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
+            assert!(matches!(PermanentDrop::to_group(own).apply(), Err(Error::GuardsAlive)));
+            // SAFETY: it does not return.
+            unsafe { libc::_exit(0) }
+        })
+    });
+    parent.read_exact(&mut [0]).unwrap();
+    TELLING.store(false, Ordering::SeqCst);
+    told.join().unwrap();
+    parent.write_all(&[0]).unwrap();
+    assert!(forked.join().unwrap().success());
+    // In the parent it ends.
+    GroupChange::new().assume().unwrap().restore().unwrap();
+}
+
+static WAITED: AtomicI32 = AtomicI32::new(0);
+
+fn a_subscriber_that_waits_for_a_process_guard_waits_in_vain() {
+    subscriber::listen_and(|| {
+        // The other thread's refusal is told too.
+        if WAITED.fetch_add(1, Ordering::SeqCst) == 0 {
+            let other = std::thread::spawn(|| GroupChange::new().wait(Duration::from_millis(100)).assume().map(drop));
+            let busy = other.join().unwrap();
+            assert!(matches!(busy, Err(Error::Busy { holder: Holder::ThreadGuards { threads: 1 } })), "{busy:?}");
+        }
+    });
+    GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
+    assert_eq!(WAITED.load(Ordering::SeqCst), 2);
+    std::thread::spawn(|| GroupChange::new().assume().unwrap().restore().unwrap()).join().unwrap();
+}
+
 /// Which scope the destructor is to use.
 static LATE_SCOPE: AtomicI32 = AtomicI32::new(0);
 static REFUSED: AtomicBool = AtomicBool::new(false);
@@ -664,6 +955,29 @@ fn a_guard_leaked_by_a_late_destructor_is_not_undone() {
             assert!(REFUSED.load(Ordering::Relaxed));
             assert_eq!(kernel::ids(), START);
             GroupGuard::assume(1005).unwrap().restore().unwrap();
+        });
+    }
+}
+
+fn a_guard_leaked_by_a_raw_exit_is_not_undone() {
+    for scope in SCOPES {
+        kernel::passes_in_child(|| {
+            start();
+            let (tell, told) = channel();
+            // Not joined: Rust does not learn of this end.
+            std::thread::spawn(move || {
+                std::mem::forget(scope.assume(GroupChange::both(1004)).unwrap());
+                tell.send(kernel::gettid()).unwrap();
+                // SAFETY: it does not return, and nobody else has anything of this thread's.
+                unsafe { libc::syscall(libc::SYS_exit, 0) };
+            });
+            let gone = format!("/proc/self/task/{}", told.recv().unwrap());
+            while std::fs::exists(&gone).unwrap() {
+                std::thread::yield_now();
+            }
+            assert_eq!(kernel::ids(), if scope == Scope::Process { UNDER } else { START });
+            let busy = GroupChange::both(1005).wait(Duration::from_millis(20)).assume();
+            assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
         });
     }
 }
@@ -747,7 +1061,7 @@ fn glibc_aborts_where_one_thread_may_not() {
     }
 }
 
-fn a_filter_that_kills_for_a_try_kills_the_process() {
+fn a_filter_that_does_not_refuse_a_try_ends_the_process() {
     let drop_under = |filter: fn()| {
         kernel::in_child(|| {
             start();
@@ -756,10 +1070,12 @@ fn a_filter_that_kills_for_a_try_kills_the_process() {
         })
     };
     assert!(drop_under(|| ()).success());
-    let killed = drop_under(|| sandbox::kill_for(libc::SYS_setresgid, &[(0, 3)]));
-    assert_eq!(killed.signal(), Some(libc::SIGSYS), "{killed}");
     // One that refuses it does what the kernel does.
     assert!(drop_under(|| sandbox::refuse(libc::SYS_setresgid, &[(0, 3)])).success());
+    let killed = drop_under(|| sandbox::kill_for(libc::SYS_setresgid, &[(0, 3)]));
+    assert_eq!(killed.signal(), Some(libc::SIGSYS), "{killed}");
+    let aborted = drop_under(|| sandbox::answer(libc::SYS_setresgid, &[(0, 3)], Answer::SuccessWithoutDoing));
+    assert_eq!(aborted.signal(), Some(libc::SIGABRT), "{aborted}");
 }
 
 /// Asks an executed copy of this program to report its effective group by its exit code.
@@ -779,12 +1095,26 @@ fn an_executed_file_gives_what_it_gives() {
         kernel::in_child(|| {
             start();
             drop.apply().unwrap();
-            let mut child = Command::new(&program);
-            child.env(common::CASE, "an_executed_file_gives_what_it_gives").env(GROUP, "").env("TMPDIR", "/tmp");
-            child.status().unwrap().code().unwrap()
+            executed(&program)
         })
     };
     let to_33 = || PermanentDrop::to_group(33).user(1234);
     assert_eq!(group_after(to_33()).code(), Some(50));
     assert_eq!(group_after(to_33().no_new_privs()).code(), Some(33));
+    // What the other threads execute, that flag does not concern.
+    let by_another = kernel::in_child(|| {
+        start();
+        let worker = Worker::start();
+        to_33().no_new_privs().apply().unwrap();
+        assert_eq!(executed(&program), 33);
+        worker.does(move || executed(&program))
+    });
+    assert_eq!(by_another.code(), Some(50));
+}
+
+/// As which group the program runs.
+fn executed(program: &Path) -> i32 {
+    let mut child = Command::new(program);
+    child.env(common::CASE, "an_executed_file_gives_what_it_gives").env(GROUP, "").env("TMPDIR", "/tmp");
+    child.status().unwrap().code().unwrap()
 }

@@ -8,10 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const ENTRIES: u32 = 4;
 const REGISTER_PERSONALITY: libc::c_long = 9;
 const ENTER_GETEVENTS: libc::c_long = 1;
+/// Wakes the kernel thread of a ring that has one, and means nothing to any other.
+const ENTER_SQ_WAKEUP: libc::c_long = 1 << 1;
+const SETUP_SQPOLL: u32 = 1 << 1;
 const OFF_SQES: libc::off_t = 0x1000_0000;
 const OP_OPENAT: u64 = 18;
 const OP_READ: u64 = 22;
 /// Flags of a request, where they stand in its first word.
+const DRAIN: u64 = 1 << 1 << 8;
 const LINKED_TO_THE_NEXT: u64 = 1 << 2 << 8;
 const ASYNC: u64 = 1 << 4 << 8;
 
@@ -36,10 +40,34 @@ impl Personality {
     pub const NONE: Self = Personality(0);
 }
 
+/// How a request waits for the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// Linked to it.
+    Linked,
+    /// Linked to it, and that was handed to a kernel thread.
+    HandedOver,
+    /// For all before it to have ended (`IOSQE_IO_DRAIN`).
+    Drained,
+}
+
+/// One that is not queued yet.
+pub struct Request([u64; 8]);
+
 impl Ring {
     /// The case is ignored where the machine has none.
     pub fn new() -> Self {
+        Self::with_flags(0)
+    }
+
+    /// With a kernel thread that polls it.
+    pub fn polled() -> Self {
+        Self::with_flags(SETUP_SQPOLL)
+    }
+
+    fn with_flags(flags: u32) -> Self {
         let mut params = [0u32; 30];
+        params[2] = flags;
         // SAFETY: the pointer is to as much as the kernel reads and writes.
         let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, params.as_mut_ptr()) };
         if ring < 0 {
@@ -76,17 +104,27 @@ impl Ring {
     /// Makes a file, now.
     pub fn make_file(&mut self, path: &Path, personality: Personality) {
         let request = self.open(path, personality);
+        self.make(request);
+    }
+
+    /// Makes it, now.
+    pub fn make(&self, Request(request): Request) {
         self.queue(request);
         self.submit(1, 1);
         self.is_done();
     }
 
-    /// Makes a file once a byte can be read, and not before. Until then it waits, or a kernel thread waits that it is handed to.
-    pub fn make_file_after(&mut self, pipe: &OwnedFd, path: &Path, handed_over: bool) {
+    /// Makes a file once a byte can be read, and not before.
+    pub fn make_file_after(&mut self, pipe: &OwnedFd, path: &Path, waits: Waits) {
         let buffer = self.read.as_mut_ptr() as u64;
-        let flags = LINKED_TO_THE_NEXT | if handed_over { ASYNC } else { 0 };
-        self.queue([OP_READ | flags | descriptor(pipe.as_raw_fd()), u64::MAX, buffer, 1, 0, 0, 0, 0]);
-        let request = self.open(path, Personality::NONE);
+        let (first, second) = match waits {
+            Waits::Linked => (LINKED_TO_THE_NEXT, 0),
+            Waits::HandedOver => (LINKED_TO_THE_NEXT | ASYNC, 0),
+            Waits::Drained => (0, DRAIN),
+        };
+        self.queue([OP_READ | first | descriptor(pipe.as_raw_fd()), u64::MAX, buffer, 1, 0, 0, 0, 0]);
+        let Request(mut request) = self.open(path, Personality::NONE);
+        request[0] |= second;
         self.queue(request);
         self.submit(2, 0);
     }
@@ -97,12 +135,13 @@ impl Ring {
         self.is_done();
     }
 
-    fn open(&mut self, path: &Path, personality: Personality) -> [u64; 8] {
+    /// To make a file.
+    pub fn open(&mut self, path: &Path, personality: Personality) -> Request {
         let path = CString::new(path.to_str().expect("a path")).expect("a path");
         let how = ((libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY) as u64) << 32 | 0o600;
         let (operation, pointer) = (OP_OPENAT | descriptor(libc::AT_FDCWD), path.as_ptr() as u64);
         self.kept.push(path);
-        [operation, 0, pointer, how, 0, u64::from(personality.0) << 16, 0, 0]
+        Request([operation, 0, pointer, how, 0, u64::from(personality.0) << 16, 0, 0])
     }
 
     fn queue(&self, request: [u64; 8]) {
@@ -117,7 +156,7 @@ impl Ring {
 
     fn submit(&self, new: u32, wait_for: u32) {
         let none = std::ptr::null::<u8>();
-        let (ring, flags) = (self.ring.as_raw_fd(), if wait_for > 0 { ENTER_GETEVENTS } else { 0 });
+        let (ring, flags) = (self.ring.as_raw_fd(), ENTER_SQ_WAKEUP | if wait_for > 0 { ENTER_GETEVENTS } else { 0 });
         // SAFETY: the requests point to what this ring keeps.
         let taken = unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, new, wait_for, flags, none, 0) };
         assert_eq!(taken, libc::c_long::from(new), "{}", std::io::Error::last_os_error());
