@@ -1,7 +1,7 @@
 //! The two scopes, and every call that sets something: nothing outside this file changes the kernel's mind.
 //!
-//! No answer is taken on trust where a sandbox may have made it up: a seccomp filter can say "done" without doing.
-//! The callers read back what they set, with the reading calls at the end of this file.
+//! No setting call is taken on trust: a seccomp filter can say "done" without doing. The callers read back what they set, with the reading
+//! calls at the end of this file.
 
 use std::io;
 
@@ -35,8 +35,8 @@ pub trait Scope: sealed::Sealed {}
 ///
 /// # Warning
 /// Calls of other threads that are never restarted, such as `poll`, return `EINTR`. Every thread must be allowed what the calling one is: where one
-/// may set the ids and another may not (its own seccomp filter, its own capabilities), glibc aborts the process; where no signal can be queued
-/// (`RLIMIT_SIGPENDING`), glibc leaves threads out. Use [`Thread`] there.
+/// may set the ids and another may not (its own seccomp filter, its own capabilities), glibc aborts the process; threads that it cannot send a signal to
+/// (`RLIMIT_SIGPENDING`, raw `clone`), it leaves out. Use [`Thread`] there.
 #[derive(Debug)]
 pub enum Process {}
 

@@ -169,7 +169,7 @@ fn has_ended(error: &ProcError) -> bool {
     match error {
         ProcError::NotFound(_) => true,
         // ESRCH: the file was opened before the thread ended.
-        ProcError::Io(error, _) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32),
+        ProcError::Io(error, _) => error.raw_os_error() == Some(Errno::ESRCH as i32),
         _ => false,
     }
 }
@@ -202,5 +202,18 @@ impl From<Seen> for ThreadIds {
             is_io_uring,
             name,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_there_has_ended() {
+        for (errno, over) in [(Errno::ENOENT, true), (Errno::ESRCH, true), (Errno::EIO, false), (Errno::EACCES, false)] {
+            assert_eq!(has_ended(&io::Error::from(errno).into()), over, "{errno}");
+        }
+        assert!(!has_ended(&ProcError::Other("a status without a Gid".into())));
     }
 }
