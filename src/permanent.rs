@@ -515,7 +515,7 @@ fn without(mut sets: CapabilitySets, capabilities: CapabilitySet) -> CapabilityS
 }
 
 /// What a thread that is ending, which libc passes over, may take to be gone.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Reads every thread; or says what is still not so for good.
 fn prove(asked: &PermanentDrop, road: Road, groups: Option<&[Gid]>) -> Result<Vec<Seen>, String> {

@@ -34,6 +34,7 @@ fn main() -> std::process::ExitCode {
         Setgid: a_full_signal_queue_leaves_threads_out,
         Setgid: a_refused_tgkill_leaves_threads_out,
         Setgid: a_thread_that_libc_does_not_know_is_left_out,
+        Setgid: a_thread_that_libc_passes_over_may_end_during_a_drop,
         Setgid: a_filter_on_another_thread_that_says_done,
         Setgid: a_process_guard_waits_for_every_thread,
         Setgid: a_made_up_reading_is_put_back,
@@ -318,15 +319,31 @@ extern "C" fn waits_for_good(_: *mut libc::c_void) -> i32 {
 
 /// A thread that libc has not started.
 fn raw_thread() -> i32 {
-    use libc::{CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM};
-    raw_clone(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, waits_for_good)
+    raw_clone(OF_THIS_PROCESS, waits_for_good)
 }
+
+const OF_THIS_PROCESS: i32 =
+    libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
 
 fn a_thread_that_libc_does_not_know_is_left_out() {
     is_left_out(|| (raw_thread(), ()));
     start();
     let inside = GroupGuard::assume(1004).unwrap().run(raw_thread).unwrap();
     assert_eq!((kernel::ids(), kernel::identity_of(inside).ids), (START, UNDER));
+}
+
+/// As those that libc passes over because they are ending.
+fn a_thread_that_libc_passes_over_may_end_during_a_drop() {
+    extern "C" fn ends_soon(_: *mut libc::c_void) -> i32 {
+        // SAFETY: numbers only.
+        unsafe { libc::usleep(20_000) };
+        OVER.store(true, Ordering::SeqCst);
+        0
+    }
+    start();
+    raw_clone(OF_THIS_PROCESS, ends_soon);
+    let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
+    assert_eq!((OVER.load(Ordering::SeqCst), report.threads), (true, 1));
 }
 
 fn a_filter_on_another_thread_that_says_done() {
