@@ -789,7 +789,7 @@ mod tests {
         assert_eq!(finding(&[seen(&[("Groups", "5")])], &asked, road, None), None);
 
         let (setgid, setuid, setpcap, no_setgid) = ("40", "80", "100", "1ffffffffbf");
-        let anywhere: [(&[(&str, &str)], &str); 17] = [
+        let anywhere: [(&[(&str, &str)], &str); 18] = [
             (&[("Gid", "7 33 33 33")], "another group id"),
             (&[("Gid", "33 7 33 33")], "another group id"),
             (&[("Gid", "33 33 7 33")], "another group id"),
@@ -800,6 +800,7 @@ mod tests {
             (&[("CapInh", setgid)], "holds CAP_SETGID"),
             (&[("CapAmb", setgid)], "holds CAP_SETGID"),
             (&[("CapPrm", setgid), ("CapInh", setgid)], "holds CAP_SETGID"),
+            (&[("CapInh", setgid), ("CapAmb", setgid)], "holds CAP_SETGID"),
             (&[("CapPrm", setgid), ("CapInh", setgid), ("CapAmb", setgid)], "holds CAP_SETGID"),
             (&[("Uid", "0 1234 1234 1234"), ("CapBnd", no_setgid)], "another user id"),
             (&[("Uid", "1234 0 1234 1234"), ("CapBnd", no_setgid)], "another user id"),
