@@ -169,7 +169,8 @@ pub enum Error {
         threads: usize,
     },
 
-    /// Of a permanent drop (for a guard see [`Denial`]): CAP_SETGID is held, but not in the effective set. It cannot be used, and would still be held after the drop. Nothing changed.
+    /// Of a permanent drop (for a guard see [`Denial`]): CAP_SETGID is held, but not in the effective set. It cannot be used, and would still be
+    /// held after the drop. Nothing changed.
     #[error("CAP_SETGID is held but not effective, and would be kept; raise it into the effective set first, or give it up")]
     NotEffective,
 

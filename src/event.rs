@@ -41,7 +41,7 @@ pub(crate) fn dropped(report: &DropReport) {
     tracing::info!(target: TARGET, %report, "group privileges dropped for good");
 }
 
-/// A permanent drop was refused, and nothing has changed.
+/// A permanent drop was refused, or does not hold; the error says in which state that leaves the process.
 pub(crate) fn drop_refused(asked: &dyn Display, error: &Error) {
     tracing::warn!(target: TARGET, %asked, %error, "group privileges not dropped");
 }

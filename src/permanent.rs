@@ -405,14 +405,13 @@ fn make_of(applied: &mut Applied, asked: &PermanentDrop) -> Result<DropReport, F
     }
 
     let mut undoable = has_way_back;
-    let fail = |undoable, call, source: io::Error| match undoable {
-        true => Failed::Undoable(failed(call, source)),
-        false => too_late(format!("{call}: {source}")),
+    let fail = |undoable, call, source: io::Error| {
+        if undoable { Failed::Undoable(failed(call, source)) } else { too_late(format!("{call}: {source}")) }
     };
     // A step that was made is not undone; nor is one of which that cannot be read.
     let mut step = |call, set: Result<(), Errno>, is_made: &dyn Fn() -> Result<bool, Error>| {
         set.map_err(|errno| fail(undoable, call, errno.into()))?;
-        let is_made = is_made().inspect_err(|_| undoable = false).map_err(|error| fail(undoable, call, error.into()))?;
+        let is_made = is_made().map_err(|error| too_late(format!("{call}: {error}")))?;
         undoable &= !is_made;
         if is_made { Ok(()) } else { Err(fail(undoable, call, not_done())) }
     };

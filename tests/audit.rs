@@ -26,6 +26,7 @@ fn main() -> std::process::ExitCode {
         Setgid: an_io_uring_thread_keeps_its_identity_under_a_process_guard,
         Root: an_audit_without_proc_is_an_error,
         Root: an_audit_without_its_own_thread_is_an_error,
+        Root: an_audit_of_files_that_look_like_proc_is_an_error,
     ])
 }
 
@@ -312,6 +313,20 @@ fn an_audit_without_proc_is_an_error() {
         guard.restore().unwrap();
         assert_eq!(kernel::getresgid(), before);
     });
+}
+
+fn an_audit_of_files_that_look_like_proc_is_an_error() {
+    let read = |file: &str| std::fs::read(format!("/proc/thread-self/{file}")).unwrap();
+    let files = ["status", "stat", "comm"].map(|file| (file, read(file)));
+    let thread = format!("/proc/self/task/{}", kernel::gettid());
+    assert_eq!(threads().unwrap().len(), 1);
+    kernel::hide("/proc");
+    for folder in [thread.as_str(), "/proc/thread-self"] {
+        std::fs::create_dir_all(folder).unwrap();
+        files.iter().for_each(|(file, text)| std::fs::write(format!("{folder}/{file}"), text).unwrap());
+    }
+    let error = threads().unwrap_err();
+    assert!(matches!(error, Error::Proc { .. }) && error.to_string().contains("no procfs"), "{error}");
 }
 
 /// A list that leaves out who reads it is no list of this process's threads.

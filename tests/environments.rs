@@ -56,8 +56,7 @@ fn user_namespace_of_one_id_without_setgroups() {
 }
 
 fn no_new_privs() {
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    kernel::set_no_new_privs();
     check();
 }
 

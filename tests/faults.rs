@@ -122,7 +122,7 @@ fn of_a_set_group_id_program() {
     let setting = Setting {
         enter: || {
             kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).expect("setresuid");
-            set_no_new_privs();
+            kernel::set_no_new_privs();
         },
         start: identity([33, 7, 7, 33], &[1004]),
         assumed: GroupChange::both(7),
@@ -164,7 +164,7 @@ fn of_an_ordinary_user() {
     let [group, ..] = own.ids;
     let own = Identity { ids: [group; 4], ..own };
     let setting = Setting {
-        enter: set_no_new_privs,
+        enter: kernel::set_no_new_privs,
         start: own.clone(),
         assumed: GroupChange::both(group),
         inside: own.clone(),
@@ -180,11 +180,6 @@ fn of_an_ordinary_user() {
     table.walk_guards(&setting);
     let by_guards = ["setresgid", "setfsgid(-1)", "PR_SET_PDEATHSIG"];
     table.finish(&by_guards, &by_guards);
-}
-
-fn set_no_new_privs() {
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
 }
 
 /// How a row may end. There is no fifth way.
@@ -359,8 +354,7 @@ impl Row<'_> {
         }
         (self.setting.enter)();
         if matches!(self.operation, Operation::Apply { keeps_capabilities: true, .. }) {
-            // SAFETY: numbers only.
-            assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+            kernel::keep_capabilities();
         }
         let siblings = Siblings::start(self.siblings);
         assert!(kernel::raw_setfsgid(filesystem));

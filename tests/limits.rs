@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use common::fault::{self, Call, First};
 use common::guard::{SCOPES, Scope};
-use common::kernel::{self, CAP_SETGID, Capabilities, Ids};
+use common::kernel::{self, CAP_SETGID, Ids};
 use common::ring::{Personality, Ring, Waits};
 use common::sandbox::{self, Answer};
 use common::sibling::Sibling;
@@ -116,7 +116,7 @@ fn an_open_descriptor_stays_open() {
     chown(file.path(), None, Some(1004)).unwrap();
     std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o640)).unwrap();
     start();
-    become_user_with_setgid();
+    kernel::become_user_with(CAP_SETGID);
     let open = || std::fs::File::open(file.path());
     let is_closed = || assert_eq!(open().unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
 
@@ -136,13 +136,6 @@ fn an_open_descriptor_stays_open() {
 }
 
 /// User 1234, with CAP_SETGID and no other capability.
-fn become_user_with_setgid() {
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
-    kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
-    kernel::set_capabilities(Capabilities { effective: CAP_SETGID, permitted: CAP_SETGID, inheritable: 0 });
-}
-
 /// A program that has begun, and waits for the end of its stdin.
 fn spawn() -> Child {
     let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -261,7 +254,7 @@ fn is_left_out<T>(unreached: impl Fn() -> (i32, T)) {
     });
     kernel::passes_in_child(|| {
         kernel::start_from([3, 50, 50, 50], &[]);
-        become_user_with_setgid();
+        kernel::become_user_with(CAP_SETGID);
         kernel::give_up_capabilities(CAP_SETGID);
         let _lives = unreached();
         is_noticed(GroupGuard::assume(3).unwrap().drop_permanently());
@@ -431,7 +424,7 @@ fn the_dumpable_flag_stays_cleared() {
     let set_dumpable = || assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }, 0);
     let owner = || std::fs::metadata("/proc/self/status").unwrap().uid();
     start();
-    become_user_with_setgid();
+    kernel::become_user_with(CAP_SETGID);
     let cleared: i32 = std::fs::read_to_string("/proc/sys/fs/suid_dumpable").unwrap().trim().parse().unwrap();
     if cleared == 1 {
         common::ignore("fs.suid_dumpable is 1 here");

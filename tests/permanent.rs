@@ -115,22 +115,15 @@ fn to_an_account() {
     holds(&report, &[33], &ALONE());
 }
 
-fn keep_caps() {
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
-}
-
 /// As user 1234, with these capabilities (a mask) only.
 fn start_as_user_with(capabilities: u64) {
     start();
-    keep_caps();
-    kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
-    kernel::set_capabilities(Capabilities { effective: capabilities, permitted: capabilities, inheritable: 0 });
+    kernel::become_user_with(capabilities);
 }
 
 fn with_keep_caps() {
     start();
-    keep_caps();
+    kernel::keep_capabilities();
     let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
     assert!(report.other_capabilities);
     assert_eq!(kernel::capabilities().permitted & (CAP_SETGID | CAP_SETUID | CAP_SETPCAP), 0);
@@ -436,7 +429,7 @@ fn each_step_refused_or_faked() {
                         let filesystem = if threads == 0 { 9 } else { 7 };
                         kernel::start_from([0, 7, 8, filesystem], &[0, 7, 8]);
                         if keeps {
-                            keep_caps();
+                            kernel::keep_capabilities();
                         }
                         let siblings = Siblings::start(threads);
                         // A filter needs no_new_privs or CAP_SYS_ADMIN, and seccompiler sets the former unless told otherwise.
@@ -531,7 +524,7 @@ fn a_thread_that_keeps_what_leads_back_is_found() {
             };
             let _keeper = Sibling::start_after(move || {
                 take();
-                keep_caps();
+                kernel::keep_capabilities();
             });
             take();
             // The 7 can be had without CAP_SETGID.
@@ -559,8 +552,7 @@ fn no_new_privs_is_set() {
 fn no_new_privs_that_was_set_before_is_reported() {
     start();
     assert!(!PermanentDrop::to_group(33).apply().unwrap().no_new_privs);
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    kernel::set_no_new_privs();
     assert!(PermanentDrop::to_group(33).apply().unwrap().no_new_privs);
 }
 

@@ -375,8 +375,7 @@ fn user_without_an_account() {
 
 /// `PR_SET_KEEPCAPS` is set
 fn keep_caps() {
-    // SAFETY: numbers only.
-    let start = || assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+    let start = kernel::keep_capabilities;
     let theirs = || {
         start();
         privdrop(Some(1001), Some(1234)).unwrap();

@@ -280,6 +280,25 @@ pub fn raise_capabilities(mask: u64) {
     set_capabilities(Capabilities { effective: sets.effective | sets.permitted & mask, ..sets });
 }
 
+/// `PR_SET_KEEPCAPS`, of the calling thread: leaving user 0 leaves it its permitted capabilities.
+pub fn keep_capabilities() {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) }, 0);
+}
+
+/// `PR_SET_NO_NEW_PRIVS`, of the calling thread.
+pub fn set_no_new_privs() {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+}
+
+/// Makes the calling thread user 1234's, with these capabilities (a mask) and no others; the groups stay. Needs root.
+pub fn become_user_with(capabilities: u64) {
+    keep_capabilities();
+    raw_setresuid(Some(1234), Some(1234), Some(1234)).expect("setresuid");
+    set_capabilities(Capabilities { effective: capabilities, permitted: capabilities, inheritable: 0 });
+}
+
 /// Makes the calling thread an ordinary user's, with no capability: all user ids, all group ids, no supplementary groups. Needs root.
 pub fn become_user(uid: u32, gid: u32) {
     start_from([gid; 4], &[]);
