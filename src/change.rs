@@ -1,28 +1,142 @@
-//! A change of the group: what is asked for, and the making and undoing of it.
+//! The requested changes: values and their builders.
 
 use std::fmt;
-use std::io;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use nix::errno::Errno;
-use rustix::process::Signal;
-use scopeguard::ScopeGuard;
+use crate::error::Error;
+use crate::identity::{GroupList, Identity, NGROUPS_MAX, collect_bounded};
+use crate::ids::{Gid, Id, Uid};
 
-use crate::error::{Denial, Error, NoReturn};
-use crate::guard::GroupGuard;
-use crate::ids::{Gid, GroupIds, supplementary_groups};
-use crate::namespace::{self, nameable};
-use crate::plan::{Named, Needs, Plan, ResGid, plan};
-use crate::scope::{self, Kind, Process, Thread, not_done};
-use crate::stack::Undo;
-use crate::{event, last_words};
+/// The real and the effective id of one kind that a change requests. `None` is left unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestedIds<I> {
+    pub(crate) real: Option<I>,
+    pub(crate) effective: Option<I>,
+}
 
-/// The most supplementary groups that Linux takes (`NGROUPS_MAX`, include/uapi/linux/limits.h).
-const MOST_GROUPS: usize = 65536;
+impl<I> Default for RequestedIds<I> {
+    fn default() -> Self {
+        RequestedIds {
+            real: None,
+            effective: None,
+        }
+    }
+}
 
-/// What a guard is to change: the real group, the effective group, the supplementary groups, in any combination.
+impl<I: Id> RequestedIds<I> {
+    pub(crate) fn both(id: I) -> Self {
+        RequestedIds {
+            real: Some(id),
+            effective: Some(id),
+        }
+    }
+
+    pub(crate) fn effective(id: I) -> Self {
+        RequestedIds {
+            real: None,
+            effective: Some(id),
+        }
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.real.is_none() && self.effective.is_none()
+    }
+
+    /// The one id that is requested, if exactly one is.
+    pub(crate) fn single(self) -> Option<I> {
+        match (self.real, self.effective) {
+            (Some(real), Some(effective)) => (real == effective).then_some(real),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// The same kinds of id, set to another one.
+    pub(crate) fn with(self, id: I) -> Self {
+        RequestedIds {
+            real: self.real.and(Some(id)),
+            effective: self.effective.and(Some(id)),
+        }
+    }
+
+    fn contains(self, id: I) -> bool {
+        self.real == Some(id) || self.effective == Some(id)
+    }
+}
+
+/// A change of identity, of any kind: the request that all builders make and all guards carry out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) user: RequestedIds<Uid>,
+    pub(crate) group: RequestedIds<Gid>,
+    pub(crate) supplementary: Option<Arc<[Gid]>>,
+    pub(crate) wait: Duration,
+}
+
+impl Change {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.user.is_empty() && self.group.is_empty() && self.supplementary.is_none()
+    }
+
+    /// Returns an error for a request that no thread can make.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let groups = self.supplementary.as_deref().unwrap_or_default();
+        if self.user.contains(Uid::UNCHANGED) {
+            return Err(Error::InvalidUid);
+        }
+        if groups.len() > NGROUPS_MAX {
+            return Err(Error::TooManyGroups);
+        }
+        if self.group.contains(Gid::UNCHANGED) || groups.contains(&Gid::UNCHANGED) {
+            return Err(Error::InvalidGid);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("nothing");
+        }
+        let mut separator = "";
+        let mut item = |f: &mut fmt::Formatter<'_>, text: fmt::Arguments<'_>| {
+            write!(f, "{separator}{text}")?;
+            separator = ", ";
+            Ok(())
+        };
+        fmt_ids(f, &mut item, "user", self.user)?;
+        fmt_ids(f, &mut item, "group", self.group)?;
+        match self.supplementary.as_deref() {
+            None => Ok(()),
+            Some([]) => item(f, format_args!("no supplementary groups")),
+            Some(groups) => item(
+                f,
+                format_args!("supplementary groups {}", GroupList(groups)),
+            ),
+        }
+    }
+}
+
+fn fmt_ids<I: Id>(
+    f: &mut fmt::Formatter<'_>,
+    item: &mut impl FnMut(&mut fmt::Formatter<'_>, fmt::Arguments<'_>) -> fmt::Result,
+    noun: &str,
+    RequestedIds { real, effective }: RequestedIds<I>,
+) -> fmt::Result {
+    match (real, effective) {
+        (Some(real), Some(effective)) if real == effective => {
+            return item(f, format_args!("real and effective {noun} {real}"));
+        }
+        _ => {}
+    }
+    real.map_or(Ok(()), |id| item(f, format_args!("real {noun} {id}")))?;
+    effective.map_or(Ok(()), |id| item(f, format_args!("effective {noun} {id}")))
+}
+
+/// A change of the real group, the effective group and the supplementary groups, in any combination.
 ///
-/// What is not named is left alone. Nothing named changes nothing, as `os.setregid(-1, -1)` does.
+/// Ids that are not set are left unchanged. An empty change does nothing, like `os.setregid(-1, -1)`.
 ///
 /// # Examples
 /// ```
@@ -31,39 +145,35 @@ const MOST_GROUPS: usize = 65536;
 /// let spool = GroupChange::both(1004).no_supplementary();
 /// assert_eq!(spool.to_string(), "real and effective group 1004, no supplementary groups");
 /// match spool.assume() {
-///     Ok(guard) => guard.restore()?,
-///     Err(error) => println!("{error}"), // as an ordinary user: what is missing
+///     Ok(guard) => guard.run(|| println!("group 1004")),
+///     Err(error) => println!("{error}"), // as an ordinary user: which privilege is missing
 /// }
-/// # Ok::<(), privilege_guard::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use = "a change does nothing until it is assumed"]
 pub struct GroupChange {
-    pub(crate) named: Named,
-    pub(crate) supplementary: Option<Vec<Gid>>,
-    pub(crate) wait: Duration,
+    pub(crate) change: Change,
 }
 
 impl GroupChange {
-    /// Names nothing yet.
-    ///
-    /// # Examples
-    /// ```
-    /// # use privilege_guard::{GroupChange, GroupIds};
-    /// let before = GroupIds::current()?;
-    /// GroupChange::new().assume()?.run(|| assert_eq!(GroupIds::current().ok(), Some(before)))?;
-    /// # Ok::<(), privilege_guard::Error>(())
-    /// ```
+    /// Creates a change that changes nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Names the real and the effective group, as `os.setregid(g, g)`.
+    /// Creates a change of the real and the effective group, like `os.setregid(g, g)`.
+    #[doc(alias = "setregid")]
     pub fn both(group: impl Into<Gid>) -> Self {
-        GroupChange { named: Named::both(group.into()), ..Self::default() }
+        let group = RequestedIds::both(group.into());
+        GroupChange {
+            change: Change {
+                group,
+                ..Change::default()
+            },
+        }
     }
 
-    /// Names the real group, as `os.setregid(g, -1)`.
+    /// Sets the real group, like `os.setregid(g, -1)`.
     ///
     /// # Examples
     /// ```
@@ -72,25 +182,26 @@ impl GroupChange {
     /// assert_eq!(two.to_string(), "real group 1004, effective group 1005");
     /// ```
     pub fn real(mut self, group: impl Into<Gid>) -> Self {
-        self.named.real = Some(group.into());
+        self.change.group.real = Some(group.into());
         self
     }
 
-    /// Names the effective group, as `os.setregid(-1, g)`.
+    /// Sets the effective group, like `os.setregid(-1, g)`.
     ///
     /// # Examples
     /// ```
     /// # use privilege_guard::{GroupChange, GroupIds};
-    /// // Allowed to everybody, here on one thread: what the real group is.
+    /// // Every process may set its effective group to its real group.
     /// let _guard = GroupChange::new().effective(GroupIds::current()?.real).assume_on_thread()?;
     /// # Ok::<(), privilege_guard::Error>(())
     /// ```
+    #[doc(alias = "setegid")]
     pub fn effective(mut self, group: impl Into<Gid>) -> Self {
-        self.named.effective = Some(group.into());
+        self.change.group.effective = Some(group.into());
         self
     }
 
-    /// Names the supplementary groups, in place of all that there are (`setgroups(2)`).
+    /// Sets the supplementary groups, replacing all current ones (`setgroups(2)`).
     ///
     /// # Examples
     /// ```
@@ -99,18 +210,19 @@ impl GroupChange {
     /// let names = GroupChange::both(1004).supplementary([Gid::from_group_name("root")?]);
     /// # assert_eq!(numbers.to_string(), "real and effective group 1004, supplementary groups 4, 1005");
     /// # assert_eq!(names.to_string(), "real and effective group 1004, supplementary groups 0");
-    /// # Ok::<(), privilege_guard::Error>(())
+    /// # Ok::<(), privilege_guard::LookupError>(())
     /// ```
+    #[doc(alias = "setgroups")]
     pub fn supplementary<I>(mut self, groups: I) -> Self
     where
         I: IntoIterator,
         I::Item: Into<Gid>,
     {
-        self.supplementary = Some(few_groups(groups));
+        self.change.supplementary = Some(collect_bounded(groups));
         self
     }
 
-    /// Names the supplementary groups: none.
+    /// Removes all supplementary groups.
     ///
     /// # Examples
     /// ```
@@ -121,415 +233,215 @@ impl GroupChange {
         self.supplementary::<[Gid; 0]>([])
     }
 
-    /// Where a guard of another thread is in the way, asks again for this long before that is [`Error::Busy`]. By default, not at all.
+    /// Sets how long to retry if another thread's guard conflicts, before returning [`Error::Busy`].
     ///
-    /// Nobody queues: where other threads always have guards that are in the way, a process guard may wait in vain.
+    /// The default is zero: no retry. Waiting is not fair: if other threads always hold conflicting
+    /// guards, a process guard might never be granted.
     ///
     /// # Examples
     /// ```no_run
     /// use privilege_guard::GroupChange;
     /// use std::time::Duration;
     ///
-    /// GroupChange::both(1004).wait(Duration::from_secs(1)).assume()?.run(|| println!("no other thread has a guard"))?;
+    /// let change = GroupChange::both(1004).wait(Duration::from_secs(1));
+    /// change.assume()?.run(|| println!("no other thread holds a guard"));
     /// # Ok::<(), privilege_guard::Error>(())
     /// ```
-    pub fn wait(mut self, longest: Duration) -> Self {
-        self.wait = longest;
+    pub fn wait(mut self, timeout: Duration) -> Self {
+        self.change.wait = timeout;
+        self
+    }
+}
+
+/// A change of the real and the effective user, in any combination.
+///
+/// Ids that are not set are left unchanged. The capability sets follow the kernel's rules for user 0
+/// (`capabilities(7)`), and the guard restores them exactly.
+///
+/// # Examples
+/// ```
+/// use privilege_guard::UserChange;
+///
+/// assert_eq!(UserChange::new().effective(1000).to_string(), "effective user 1000");
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use = "a change does nothing until it is assumed"]
+pub struct UserChange {
+    pub(crate) change: Change,
+}
+
+impl UserChange {
+    /// Creates a change that changes nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Creates a change of the real and the effective user, like `os.setreuid(u, u)`.
+    ///
+    /// See the warning at [`UserGuard::assume_real_and_effective`](crate::UserGuard::assume_real_and_effective).
+    #[doc(alias = "setreuid")]
+    pub fn both(user: impl Into<Uid>) -> Self {
+        let user = RequestedIds::both(user.into());
+        UserChange {
+            change: Change {
+                user,
+                ..Change::default()
+            },
+        }
+    }
+
+    /// Sets the real user, like `os.setreuid(u, -1)`.
+    pub fn real(mut self, user: impl Into<Uid>) -> Self {
+        self.change.user.real = Some(user.into());
         self
     }
 
-    /// Makes the change in the whole process (`setresgid(3)` and `setgroups(3)` of libc).
-    ///
-    /// # Privileges
-    /// CAP_SETGID in the effective set: for supplementary groups, for any group that is not the thread's real, effective or saved one, and for what
-    /// could not be undone without it ([`Error::Irreversible`]).
-    ///
-    /// # Errors
-    /// [`Error::InvalidGid`], [`Error::TooManyGroups`], [`Error::NoMapping`] for what nobody may ask for; [`Error::NotPermitted`],
-    /// [`Error::Irreversible`], [`Error::Call`], [`Error::Unreadable`] for what this process may not; [`Error::Busy`],
-    /// [`Error::InsideThreadGuard`], [`Error::ThreadEnding`] for what may not be now. Nothing changed, or it was undone; where undoing
-    /// half a change is refused, the process aborts.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// use privilege_guard::GroupChange;
-    ///
-    /// let _guard = GroupChange::new().effective(1004).no_supplementary().assume()?;
-    /// std::fs::write("/srv/spool/1004/report", "as group 1004, and as no other")?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn assume(self) -> Result<GroupGuard<Process>, Error> {
-        GroupGuard::begin(self)
+    /// Sets the effective user, like `os.setreuid(-1, u)`.
+    #[doc(alias = "seteuid")]
+    pub fn effective(mut self, user: impl Into<Uid>) -> Self {
+        self.change.user.effective = Some(user.into());
+        self
     }
 
-    /// Makes the change on the calling thread only (the system calls `setresgid(2)` and `setgroups(2)`); else as [`assume`](Self::assume).
-    ///
-    /// # Privileges
-    /// As for [`assume`](Self::assume).
-    ///
-    /// # Errors
-    /// As for [`assume`](Self::assume), without [`Error::InsideThreadGuard`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// use privilege_guard::GroupChange;
-    ///
-    /// let as_client = GroupChange::both(1004).supplementary([1005, 1006]);
-    /// let content = as_client.assume_on_thread()?.run(|| std::fs::read("/srv/shared/file"))??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn assume_on_thread(self) -> Result<GroupGuard<Thread>, Error> {
-        GroupGuard::begin(self)
-    }
-
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        let groups = self.supplementary.as_deref().unwrap_or_default();
-        if groups.len() > MOST_GROUPS {
-            return Err(Error::TooManyGroups);
-        }
-        let named = [self.named.real, self.named.effective].into_iter().flatten();
-        named.chain(groups.iter().copied()).try_for_each(Gid::check)
+    /// Sets how long to retry if another thread's guard conflicts; see [`GroupChange::wait`].
+    pub fn wait(mut self, timeout: Duration) -> Self {
+        self.change.wait = timeout;
+        self
     }
 }
 
-/// As many of them as it takes to see that they are too many.
-pub(crate) fn few_groups<I>(groups: I) -> Vec<Gid>
-where
-    I: IntoIterator,
-    I::Item: Into<Gid>,
-{
-    groups.into_iter().take(MOST_GROUPS + 1).map(Into::into).collect()
-}
-
-impl fmt::Display for GroupChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Enough to recognise a list by.
-        const SHOWN: usize = 8;
-
-        let Named { real, effective } = self.named;
-        match (real, effective) {
-            (Some(real), Some(effective)) if real == effective => write!(f, "real and effective group {real}")?,
-            (Some(real), Some(effective)) => write!(f, "real group {real}, effective group {effective}")?,
-            (Some(real), None) => write!(f, "real group {real}")?,
-            (None, Some(effective)) => write!(f, "effective group {effective}")?,
-            (None, None) if self.supplementary.is_none() => return f.write_str("nothing"),
-            (None, None) => {}
-        }
-        let Some(groups) = &self.supplementary else { return Ok(()) };
-        let comma = if self.named.is_empty() { "" } else { ", " };
-        if groups.is_empty() {
-            return write!(f, "{comma}no supplementary groups");
-        }
-        write!(f, "{comma}supplementary groups ")?;
-        for (index, group) in groups.iter().take(SHOWN).enumerate() {
-            write!(f, "{}{group}", if index == 0 { "" } else { ", " })?;
-        }
-        match groups.len().saturating_sub(SHOWN) {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
-    }
-}
-
-/// A change that was made, with what it takes to undo it.
-#[derive(Debug)]
-pub(crate) struct Applied {
-    pub(crate) scope: Kind,
-    pub(crate) change: GroupChange,
-    pub(crate) original: GroupIds,
-    /// `None` where no id was set.
-    made: Option<Plan>,
-    /// What the supplementary groups were; `None` where they were not set.
-    groups: Option<Vec<Gid>>,
-    signal: DeathSignal,
-    /// `None` where nobody listens.
-    pub(crate) since: Option<Instant>,
-}
-
-impl Applied {
-    /// `awaited`: somebody wants to be told when it ends, and how long it took.
-    pub(crate) fn apply(scope: Kind, change: GroupChange, awaited: bool) -> Result<Self, Error> {
-        let original = GroupIds::current()?;
-        let since = awaited.then(Instant::now);
-        let nothing_yet = Applied { scope, change, original, made: None, groups: None, signal: DeathSignal::NONE, since };
-
-        // Everything that can be found out is found out first, while there is nothing to undo.
-        let plan = nothing_yet.plan()?;
-        let groups = nothing_yet.groups_to_put_back()?;
-        let signal = if plan.is_some() { DeathSignal::read()? } else { DeathSignal::NONE };
-        // What it is already: whether it may be set at all.
-        signal.set().map_err(|errno| nothing_yet.call("prctl(PR_SET_PDEATHSIG)", errno.into()))?;
-
-        let mut half = scopeguard::guard(Applied { signal, ..nothing_yet }, |half| {
-            half.undo().unwrap_or_else(|error| last_words::abort(&error));
-        });
-        if groups.is_some() {
-            half.set_groups()?;
-            half.groups = groups;
-            half.confirm_groups()?;
-        }
-        if let Some(plan) = plan {
-            half.scope.set_ids(plan.set).map_err(|errno| half.refusal("setresgid", errno))?;
-            half.made = Some(plan);
-            half.confirm_ids(&plan, original)?;
-        }
-        Ok(ScopeGuard::into_inner(half))
-    }
-
-    /// Sets the ids that the change named to another group, with one setting call, or none where it is that group already.
-    pub(crate) fn switch(&mut self, group: Gid) -> Result<(), Error> {
-        group.check()?;
-        let (Some(from), Some(now)) = (self.change.named.group(), self.made) else {
-            return Err(Error::Ambiguous { asked: self.change.clone() });
-        };
-        if group == from {
-            return Ok(());
-        }
-        let before = self.change.named;
-        self.change.named = before.with_group(group);
-        let switched = self.switch_ids(&now);
-        match switched {
-            Ok(plan) => self.made = Some(plan),
-            Err(_) => self.change.named = before,
-        }
-        switched.map(drop)
-    }
-
-    fn switch_ids(&self, now: &Plan) -> Result<Plan, Error> {
-        let next = self.plan_ids()?;
-        let saved = Some(next.inside.saved).filter(|&saved| saved != now.inside.saved);
-        self.scope.set_ids(ResGid { saved, ..next.set }).map_err(|errno| self.refusal("setresgid", errno))?;
-        self.confirm_ids(&next, now.inside).inspect_err(|_| {
-            let back = ResGid { saved: saved.and(Some(now.inside.saved)), ..now.set };
-            let undone = self.scope.set_ids(back).map_err(io::Error::from);
-            let undone = undone.and_then(|()| self.signal.set_and_confirm());
-            let undone = undone.and_then(|()| reads_as(now.inside, next.inside));
-            undone.unwrap_or_else(|source| last_words::abort(&self.not_restored("setresgid", source)));
-        })?;
-        Ok(next)
-    }
-
-    /// Sets all that a permanent drop sets of the groups: all ids, and the supplementary groups where they are given.
-    ///
-    /// Nothing asks for a way back; but as long as there is one, undoing the change undoes this too.
-    pub(crate) fn take_on_for_good(&mut self, group: Gid, supplementary: Option<Vec<Gid>>) -> Result<(), Error> {
-        self.change = GroupChange { supplementary, ..GroupChange::both(group) };
-        if self.change.supplementary.is_some() {
-            let before = supplementary_groups()?;
-            self.set_groups()?;
-            self.groups.get_or_insert(before);
-            self.confirm_groups()?;
-        }
-        if self.made.is_none() {
-            self.signal = DeathSignal::read()?;
-        }
-        self.signal.set().map_err(|errno| self.call("prctl(PR_SET_PDEATHSIG)", errno.into()))?;
-        let before = self.ids_now();
-        let all = ResGid { real: Some(group), effective: Some(group), saved: Some(group) };
-        self.scope.set_ids(all).map_err(|errno| self.refusal("setresgid", errno))?;
-        let inside = GroupIds { real: group, effective: group, saved: group, filesystem: group };
-        let undo = ResGid::back_to(self.original, nameable);
-        let plan = Plan { set: all, inside, undo };
-        self.made = Some(plan);
-        self.confirm_ids(&plan, before)
-    }
-
-    pub(crate) fn set_signal_again(&self) -> io::Result<()> {
-        self.signal.set_and_confirm()
-    }
-
-    fn plan(&self) -> Result<Option<Plan>, Error> {
-        if self.change.named.is_empty() { Ok(None) } else { self.plan_ids().map(Some) }
-    }
-
-    fn plan_ids(&self) -> Result<Plan, Error> {
-        let ids = self.original;
-        let opaque = [ids.real, ids.effective, ids.saved, ids.filesystem].into_iter().any(|gid| !nameable(gid));
-        let (plan, needs) = plan(ids, self.change.named, opaque).map_err(|_| self.irreversible(NoReturn::Unmapped))?;
-        if needs == Needs::Returning && !scope::may_use_setgid()? {
-            return Err(self.irreversible(NoReturn::WouldBeLost));
-        }
-        Ok(plan)
-    }
-
-    /// The supplementary groups, where they have to be set.
-    fn groups_to_put_back(&self) -> Result<Option<Vec<Gid>>, Error> {
-        let Some(wanted) = &self.change.supplementary else { return Ok(None) };
-        let groups = supplementary_groups()?;
-        if groups.iter().any(|&gid| !nameable(gid)) {
-            return Err(self.irreversible(NoReturn::Unmapped));
-        }
-        // The call may be refused even where it has nothing to change.
-        let already = sorted(wanted) == sorted(&groups) && (namespace::denies_setgroups() || !scope::may_use_setgid()?);
-        Ok((!already).then_some(groups))
-    }
-
-    fn set_groups(&self) -> Result<(), Error> {
-        let wanted = self.change.supplementary.as_deref().unwrap_or_default();
-        self.scope.set_groups(wanted).map_err(|errno| self.refusal("setgroups", errno))
-    }
-
-    fn confirm_groups(&self) -> Result<(), Error> {
-        let wanted = self.change.supplementary.as_deref().unwrap_or_default();
-        groups_read_as(wanted).map_err(|source| self.call("setgroups", source))
-    }
-
-    fn confirm_ids(&self, plan: &Plan, before: GroupIds) -> Result<(), Error> {
-        let refused = |call, source| Error::Call { call, asked: self.change.clone(), ids: before, source };
-        reads_as(plan.inside, before).map_err(|source| refused("setresgid", source))?;
-        self.signal.set_and_confirm().map_err(|source| refused("prctl(PR_SET_PDEATHSIG)", source))
-    }
-
-    fn refusal(&self, call: &'static str, errno: Errno) -> Error {
-        let (asked, ids) = (self.change.clone(), self.ids_now());
-        match errno {
-            Errno::EPERM => Error::NotPermitted { asked, ids, reason: denial(call) },
-            Errno::EINVAL => Error::NoMapping { asked, ids },
-            errno => self.call(call, errno.into()),
-        }
-    }
-
-    fn call(&self, call: &'static str, source: io::Error) -> Error {
-        Error::Call { call, asked: self.change.clone(), ids: self.ids_now(), source }
-    }
-
-    fn irreversible(&self, reason: NoReturn) -> Error {
-        Error::Irreversible { asked: self.change.clone(), ids: self.ids_now(), reason }
-    }
-
-    fn not_restored(&self, call: &'static str, source: io::Error) -> Error {
-        Error::NotRestored { original: self.original, call, source }
-    }
-
-    fn ids_now(&self) -> GroupIds {
-        self.made.map_or(self.original, |plan| plan.inside)
-    }
-}
-
-impl Undo for Applied {
-    fn scope(&self) -> Kind {
-        self.scope
-    }
-
-    fn is_awaited(&self) -> bool {
-        self.since.is_some()
-    }
-
-    fn tell(&self) {
-        event::ended(self);
-    }
-
-    /// In reverse: the ids, what hangs on them, the supplementary groups.
-    fn undo(&self) -> Result<(), Error> {
-        if let Some(plan) = &self.made {
-            let refused = |source: io::Error| self.not_restored("setresgid", source);
-            self.scope.set_ids(plan.undo).map_err(|errno| refused(errno.into()))?;
-            if self.original.filesystem != self.original.effective {
-                scope::set_filesystem_id(self.original.filesystem);
-            }
-            reads_as(self.original, plan.inside).map_err(refused)?;
-            self.signal.set_and_confirm().map_err(|source| self.not_restored("prctl(PR_SET_PDEATHSIG)", source))?;
-        }
-        if let Some(groups) = &self.groups {
-            let refused = |source: io::Error| self.not_restored("setgroups", source);
-            if groups.iter().any(|&gid| !nameable(gid)) {
-                return Err(refused(Errno::EINVAL.into()));
-            }
-            self.scope.set_groups(groups).map_err(|errno| refused(errno.into()))?;
-            groups_read_as(groups).map_err(refused)?;
-        }
-        Ok(())
-    }
-}
-
-/// Reads back what a `setresgid` should have done.
+/// A change to an [`Identity`]: user, group and supplementary groups together.
 ///
-/// It sets all or nothing, so where it had to move the effective id, that one tells of all, and is the cheapest to read.
-fn reads_as(expected: GroupIds, before: GroupIds) -> io::Result<()> {
-    let tells = expected.effective != before.effective && expected.filesystem == expected.effective;
-    if (tells && scope::read_effective_id() == expected.effective) || GroupIds::current()? == expected { Ok(()) } else { Err(not_done()) }
+/// # Examples
+/// ```
+/// use privilege_guard::{Identity, IdentityChange};
+///
+/// let client = Identity::new(1000, 1000);
+/// let change = IdentityChange::effective(&client).keep_supplementary();
+/// assert_eq!(change.to_string(), "effective user 1000, effective group 1000");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a change does nothing until it is assumed"]
+pub struct IdentityChange {
+    pub(crate) change: Change,
 }
 
-fn groups_read_as(expected: &[Gid]) -> io::Result<()> {
-    if sorted(&scope::read_groups()?) == sorted(expected) { Ok(()) } else { Err(not_done()) }
-}
+impl IdentityChange {
+    /// Creates a change of the effective user and group, and of the supplementary groups.
+    pub fn effective(identity: &Identity) -> Self {
+        Self::to(
+            identity,
+            RequestedIds::effective(identity.user()),
+            RequestedIds::effective(identity.group()),
+        )
+    }
 
-/// The kernel keeps the list sorted.
-pub(crate) fn sorted(groups: &[Gid]) -> Vec<Gid> {
-    let mut groups = groups.to_vec();
-    groups.sort_unstable();
-    groups
-}
+    /// Creates a change of the real and effective user and group, and of the supplementary groups.
+    ///
+    /// See the warning at [`UserGuard::assume_real_and_effective`](crate::UserGuard::assume_real_and_effective).
+    pub fn both(identity: &Identity) -> Self {
+        Self::to(
+            identity,
+            RequestedIds::both(identity.user()),
+            RequestedIds::both(identity.group()),
+        )
+    }
 
-fn denial(call: &str) -> Denial {
-    let Ok(sets) = scope::read_capabilities() else { return Denial::Sandbox };
-    let setgid = rustix::thread::CapabilitySet::SETGID;
-    match (sets.effective.contains(setgid), sets.permitted.contains(setgid)) {
-        (true, _) if call == "setgroups" && namespace::denies_setgroups() => Denial::SetgroupsDenied,
-        (true, _) => Denial::Sandbox,
-        (false, true) => Denial::NotEffective,
-        (false, false) => Denial::NoCapability,
+    fn to(identity: &Identity, user: RequestedIds<Uid>, group: RequestedIds<Gid>) -> Self {
+        let supplementary = Some(identity.shared_groups());
+        IdentityChange {
+            change: Change {
+                user,
+                group,
+                supplementary,
+                wait: Duration::ZERO,
+            },
+        }
+    }
+
+    /// Leaves the process's own supplementary groups unchanged.
+    pub fn keep_supplementary(mut self) -> Self {
+        self.change.supplementary = None;
+        self
+    }
+
+    /// Sets how long to retry if another thread's guard conflicts; see [`GroupChange::wait`].
+    pub fn wait(mut self, timeout: Duration) -> Self {
+        self.change.wait = timeout;
+        self
     }
 }
 
-/// The calling thread's parent-death signal (`PR_SET_PDEATHSIG`), which the kernel clears at every change of the effective or
-/// filesystem group (commit_creds in kernel/cred.c).
-#[derive(Clone, Copy, Debug)]
-struct DeathSignal(Option<(Signal, u32)>);
-
-impl DeathSignal {
-    const NONE: DeathSignal = DeathSignal(None);
-
-    fn read() -> Result<Self, Error> {
-        Ok(DeathSignal(scope::read_parent_death_signal()?.map(|signal| (signal, std::process::id()))))
-    }
-
-    /// What has to be there: nothing in a forked child, which would be told of the death of a parent that is not its own.
-    fn here(self) -> Option<Signal> {
-        self.0.filter(|&(_, process)| process == std::process::id()).map(|(signal, _)| signal)
-    }
-
-    fn set(self) -> Result<(), Errno> {
-        self.here().map_or(Ok(()), scope::set_parent_death_signal)
-    }
-
-    fn set_and_confirm(self) -> io::Result<()> {
-        let Some(signal) = self.here() else { return Ok(()) };
-        scope::set_parent_death_signal(signal)?;
-        if scope::read_parent_death_signal()? == Some(signal) { Ok(()) } else { Err(not_done()) }
-    }
+macro_rules! display_change {
+    ($($name:ident),*) => {
+        $(impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.change.fmt(f)
+            }
+        })*
+    };
 }
+
+display_change!(GroupChange, UserChange, IdentityChange);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_change_says_what_it_asks_for() {
+    fn a_change_displays_its_requests() {
         for (change, words) in [
             (GroupChange::new(), "nothing"),
             (GroupChange::new().real(3), "real group 3"),
-            (GroupChange::both(3).effective(4), "real group 3, effective group 4"),
-            (GroupChange::new().no_supplementary(), "no supplementary groups"),
-            (GroupChange::new().effective(4).supplementary([1, 2]), "effective group 4, supplementary groups 1, 2"),
-            (GroupChange::new().supplementary(1..=10), "supplementary groups 1, 2, 3, 4, 5, 6, 7, 8 and 2 more"),
+            (
+                GroupChange::both(3).effective(4),
+                "real group 3, effective group 4",
+            ),
+            (
+                GroupChange::new().no_supplementary(),
+                "no supplementary groups",
+            ),
+            (
+                GroupChange::new().effective(4).supplementary([1, 2]),
+                "effective group 4, supplementary groups 1, 2",
+            ),
+            (
+                GroupChange::new().supplementary(1..=10),
+                "supplementary groups 1, 2, 3, 4, 5, 6, 7, 8 and 2 more",
+            ),
         ] {
             assert_eq!(change.to_string(), words);
         }
+        let client = Identity::new(5, 6).supplementary([7]);
+        let words = "real and effective user 5, real and effective group 6, supplementary groups 7";
+        assert_eq!(IdentityChange::both(&client).to_string(), words);
+        assert_eq!(UserChange::new().real(5).to_string(), "real user 5");
     }
 
     #[test]
-    fn what_nobody_may_ask_for_is_refused() {
+    fn impossible_requests_are_errors() {
         for change in [
             GroupChange::both(u32::MAX),
             GroupChange::new().real(u32::MAX),
             GroupChange::new().effective(u32::MAX),
             GroupChange::both(1).supplementary([1, u32::MAX]),
         ] {
-            assert!(matches!(change.check(), Err(Error::InvalidGid)), "{change}");
+            assert!(
+                matches!(change.change.validate(), Err(Error::InvalidGid)),
+                "{change}"
+            );
         }
-        assert!(GroupChange::new().supplementary(0..65536).check().is_ok());
-        assert!(matches!(GroupChange::new().supplementary(0..65537).check(), Err(Error::TooManyGroups)));
-        assert!(matches!(GroupChange::new().supplementary(0..).check(), Err(Error::TooManyGroups)));
+        let validate = |change: GroupChange| change.change.validate();
+        assert!(validate(GroupChange::new().supplementary(0..65536)).is_ok());
+        assert!(matches!(
+            validate(GroupChange::new().supplementary(0..65537)),
+            Err(Error::TooManyGroups)
+        ));
+        assert!(matches!(
+            validate(GroupChange::new().supplementary(0..)),
+            Err(Error::TooManyGroups)
+        ));
+        let user = UserChange::new().effective(u32::MAX).change;
+        assert!(matches!(user.validate(), Err(Error::InvalidUid)));
     }
 }

@@ -1,366 +1,757 @@
-//! What can go wrong, in words for the person who has to do something about it.
+//! Error types. Each message says what failed, what the ids are, and what would help.
 
 use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
 
-use crate::change::GroupChange;
-use crate::ids::GroupIds;
+use crate::ids::{GroupIds, UserIds};
 
-/// Why a change was refused, or could not be undone; each variant says in which state that leaves the process.
+/// An error from changing identity, or from reading it. Nothing is changed when it is returned.
 ///
-/// Where [`drop_permanently`](crate::GroupGuard::drop_permanently) returns it, "nothing changed" means that the guard has been undone, as by a drop.
+/// "Nothing is changed" holds for the calling thread. In process scope, other threads have the ids
+/// that they had, but those that were changed and rolled back have lost their parent-death signal.
 ///
-/// Converts into [`io::Error`]: `PermissionDenied`, `InvalidInput`, `NotFound` and `WouldBlock` where they fit.
+/// It converts into [`io::Error`] with the kinds `PermissionDenied`, `InvalidInput` and `WouldBlock`
+/// if they fit. [`into_os_error`](Error::into_os_error) makes one with an error number.
 ///
 /// # Examples
 /// ```
-/// use privilege_guard::{Denial, Error, GroupGuard};
+/// use privilege_guard::{Error, GroupGuard, PermissionDeniedReason};
 ///
 /// match GroupGuard::assume(1004) {
-///     Ok(guard) => guard.restore()?,
-///     Err(Error::NotPermitted { reason: Denial::NoCapability, .. }) => println!("run me with CAP_SETGID"),
+///     Ok(guard) => guard.run(|| println!("group 1004")),
+///     Err(Error::NotPermitted { reason: PermissionDeniedReason::NoCapability, .. }) => {
+///         println!("run me with CAP_SETGID")
+///     }
 ///     Err(error) => eprintln!("{error}"),
 /// }
 /// let error = std::io::Error::from(GroupGuard::assume(u32::MAX).unwrap_err());
 /// assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
-/// # Ok::<(), Error>(())
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A change to `(gid_t)-1`, which the kernel would take as "leave alone". Nothing changed.
-    #[error("group 4294967295 is (gid_t)-1, which the kernel reads as \"leave alone\"; leave the id out of the change instead")]
+    /// A change to `(gid_t)-1`, which the kernel reads as "leave unchanged".
+    #[error(
+        "group 4294967295 is (gid_t)-1, which the kernel reads as \"leave unchanged\"; \
+         leave the id out of the change instead"
+    )]
     InvalidGid,
 
-    /// A text that is not a group ID. Nothing changed.
-    #[error("{text:?} is not a group ID: decimal digits are, from 0 to 4294967294; for the name of a group use Gid::from_group_name")]
-    NotAGid {
-        /// The text.
-        text: String,
-    },
-
-    /// No group has this name. Nothing changed.
-    #[error("no group is named {name:?}; `getent group` lists those there are, and a number is read with \"1004\".parse()")]
-    UnknownGroup {
-        /// The name that was looked up.
-        name: String,
-    },
-
-    /// The database of groups or of users could not be asked. Nothing changed.
-    #[error("{name:?} could not be looked up: {}", Os(source))]
-    Lookup {
-        /// The name that was looked up.
-        name: String,
-        /// What the system said.
-        source: io::Error,
-    },
-
-    /// More supplementary groups than a process may have (`NGROUPS_MAX`). Nothing changed.
-    #[error("more than 65536 supplementary groups are asked for, and Linux allows no more")]
-    TooManyGroups,
-
-    /// An id or group of the change has no mapping in this user namespace. Nothing changed.
-    #[error("cannot change to {asked} (ids now: {ids}): not mapped in this user namespace; /proc/self/gid_map lists what is")]
-    NoMapping {
-        /// The change.
-        asked: GroupChange,
-        /// The calling thread's ids.
-        ids: GroupIds,
-    },
-
-    /// The kernel refused the change. Nothing changed.
-    #[error("cannot change to {asked} (ids now: {ids}): {reason}")]
-    NotPermitted {
-        /// The change.
-        asked: GroupChange,
-        /// The calling thread's ids.
-        ids: GroupIds,
-        /// What is missing.
-        reason: Denial,
-    },
-
-    /// The change could be made but not undone, so it was not made. Nothing changed.
-    #[error("will not change to {asked} (ids now: {ids}): {reason}")]
-    Irreversible {
-        /// The change.
-        asked: GroupChange,
-        /// The calling thread's ids.
-        ids: GroupIds,
-        /// What could not be put back.
-        reason: NoReturn,
-    },
-
-    /// A system call failed for another reason than permission, or said that it was done and was not. Nothing changed, or it was undone.
-    #[error("cannot change to {asked} (ids now: {ids}): {call}: {}", Os(source))]
-    Call {
-        /// The system call.
-        call: &'static str,
-        /// The change.
-        asked: GroupChange,
-        /// The calling thread's ids.
-        ids: GroupIds,
-        /// What the kernel said.
-        source: io::Error,
-    },
-
-    /// A call that only reads was refused, or its answer cannot be true. Nothing changed, or it was undone.
-    #[error("{call}: {}; nothing is changed without its answer, so a seccomp filter must allow this call", Os(source))]
-    Unreadable {
-        /// The system call.
-        call: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-
-    /// A guard ended and could not be undone. **The process is still under the wrong group: end it.**
-    #[error("cannot go back to {original}: {call}: {}; the process is under the wrong group and has to end", Os(source))]
-    NotRestored {
-        /// The ids before the guard.
-        original: GroupIds,
-        /// The system call.
-        call: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-
-    /// A guard of another thread is in the way. Nothing changed.
+    /// A change to `(uid_t)-1`, which the kernel reads as "leave unchanged".
     #[error(
-        "{holder}; try again when that has ended, give .wait(Duration), or use thread guards everywhere, which never exclude each other"
+        "user 4294967295 is (uid_t)-1, which the kernel reads as \"leave unchanged\"; \
+         leave the id out of the change instead"
     )]
-    Busy {
-        /// Who is in the way.
-        holder: Holder,
-    },
-
-    /// A process guard was asked for by a thread that has a thread guard. Nothing changed.
-    #[error("this thread has a thread guard, and a process guard cannot be undone inside it; use a thread guard here too")]
-    InsideThreadGuard,
-
-    /// The guard has living guards inside it: its ids do not count now. From `restore` and `run`, its undoing waits for theirs; else nothing changed.
-    #[error("guards that were made after this one are still alive, or could not be undone; end those first, last made first")]
-    InnerGuardAlive,
-
-    /// The thread is ending: its guards have been undone, and new ones would not be. Nothing changed.
-    #[error("this thread is ending, and a guard made now would not be undone")]
-    ThreadEnding,
-
-    /// What the threads of the process are could not be read. Nothing changed.
-    #[error("the threads of this process cannot be read: {source}; /proc has to be mounted, and readable")]
-    Proc {
-        /// What was wrong with it.
-        source: io::Error,
-    },
-
-    /// A permanent drop was asked for while another guard is alive, on this thread or another, which would be undone into it.
-    /// Nothing changed.
-    #[error("a guard is alive, on this thread or another, and would still be undone after a permanent drop; end it first")]
-    GuardsAlive,
-
-    /// Several threads hold CAP_SETGID, or would have it again after an exec, and no call takes a capability from another thread.
-    /// Nothing changed.
-    #[error(
-        "{threads} threads, and CAP_SETGID within reach of some: no call takes a capability from another thread; drop before threads are \
-         started, or with PermanentDrop::user from user 0 to another, with plain securebits and nothing inheritable"
-    )]
-    SeveralThreads {
-        /// How many threads the process has.
-        threads: usize,
-    },
-
-    /// Of a permanent drop (for a guard see [`Denial`]): CAP_SETGID is held, but not in the effective set. It cannot be used, and would still be
-    /// held after the drop. Nothing changed.
-    #[error("CAP_SETGID is held but not effective, and would be kept; raise it into the effective set first, or give it up")]
-    NotEffective,
-
-    /// The drop is to another user, and CAP_SETUID is not effective. Nothing changed.
-    #[error("cannot become user {user}: this needs CAP_SETUID in the effective set of every thread; run as root, or leave the user out")]
-    NoSetuid {
-        /// The user that was asked for.
-        user: u32,
-    },
-
-    /// User 0 stays within reach, so CAP_SETGID has to leave the bounding set, and CAP_SETPCAP is not effective. Nothing changed.
-    #[error(
-        "user 0 stays within reach, and an exec as user 0 would give CAP_SETGID back: to take it from the bounding set needs CAP_SETPCAP; \
-         run with it, or drop to another user too (PermanentDrop::user)"
-    )]
-    NoSetpcap,
-
-    /// Of a permanent drop (for a guard see [`Denial`]): `setgroups` is denied in this user namespace, so the supplementary groups cannot be given
-    /// up. Nothing changed.
-    #[error("setgroups is denied in this user namespace (/proc/self/setgroups), so supplementary groups cannot be given up")]
-    SetgroupsDenied,
-
-    /// A kernel thread in this process, of an io_uring or of vhost, keeps the identity that it was made under. Nothing changed.
-    #[error(
-        "thread {thread_id} is a kernel thread of an io_uring (or of vhost), which keeps its groups; close that first, and make it after the drop"
-    )]
-    IoUring {
-        /// The thread's id.
-        thread_id: u32,
-    },
-
-    /// A user ID that is `(uid_t)-1`. Nothing changed.
-    #[error("user 4294967295 is (uid_t)-1, which the kernel reads as \"leave alone\"")]
     InvalidUid,
 
-    /// The user of a permanent drop has no mapping in this user namespace. Nothing changed.
-    #[error("cannot become user {user}: not mapped in this user namespace; /proc/self/uid_map lists what is")]
-    NoUserMapping {
-        /// The user that was asked for.
-        user: u32,
+    /// More supplementary groups than a process can have (`NGROUPS_MAX`).
+    #[error("more than 65536 supplementary groups are requested, and Linux allows no more")]
+    TooManyGroups,
+
+    /// A requested group has no mapping in this user namespace.
+    #[error(
+        "cannot change to {requested} (ids now: {ids}): a group is not mapped in this user namespace; \
+         /proc/self/gid_map lists the mapped ids"
+    )]
+    UnmappedGid {
+        /// The change.
+        requested: String,
+        /// The calling thread's ids.
+        ids: String,
     },
 
-    /// No user has this name. Nothing changed.
-    #[error("no user is named {name:?}; `getent passwd` lists those there are")]
-    UnknownAccount {
-        /// The name that was looked up.
+    /// A requested user has no mapping in this user namespace.
+    #[error(
+        "cannot change to {requested} (ids now: {ids}): a user is not mapped in this user namespace; \
+         /proc/self/uid_map lists the mapped ids"
+    )]
+    UnmappedUid {
+        /// The change.
+        requested: String,
+        /// The calling thread's ids.
+        ids: String,
+    },
+
+    /// The kernel refused the change.
+    #[error("cannot change to {requested} (ids now: {ids}): {reason}")]
+    NotPermitted {
+        /// The change.
+        requested: String,
+        /// The calling thread's ids.
+        ids: String,
+        /// The missing privilege.
+        reason: PermissionDeniedReason,
+    },
+
+    /// The change could be made but not restored, so it was not made.
+    #[error("will not change to {requested} (ids now: {ids}): {reason}")]
+    Irreversible {
+        /// The change.
+        requested: String,
+        /// The calling thread's ids.
+        ids: String,
+        /// What could not be restored.
+        reason: IrreversibleReason,
+    },
+
+    /// A system call failed for a reason other than permission, or reported success without effect.
+    #[error(
+        "cannot change to {requested} (ids now: {ids}): {call}: {}",
+        DisplayErrno(os_error)
+    )]
+    SyscallFailed {
+        /// The system call.
+        call: &'static str,
+        /// The change.
+        requested: String,
+        /// The calling thread's ids.
+        ids: String,
+        /// The kernel's answer.
+        os_error: io::Error,
+    },
+
+    /// A system call that only reads was refused, or its result cannot be true.
+    #[error(
+        "{call}: {}; nothing is changed without its result, so a seccomp filter must allow this call",
+        DisplayErrno(os_error)
+    )]
+    ReadFailed {
+        /// The system call.
+        call: &'static str,
+        /// The kernel's answer.
+        os_error: io::Error,
+    },
+
+    /// Another thread holds a guard that conflicts with the requested one.
+    #[error(
+        "{conflict}; try again when that has ended, set a timeout with .wait(Duration), \
+         or use thread guards everywhere, which never conflict"
+    )]
+    Busy {
+        /// The guard that conflicts.
+        conflict: ConflictingGuard,
+    },
+
+    /// A process guard was requested on a thread that holds a thread guard.
+    #[error(
+        "this thread holds a thread guard, and a process guard cannot be restored inside it; \
+         use a thread guard here too"
+    )]
+    ProcessGuardInThreadGuard,
+
+    /// The guard is not the innermost one: guards created after it are active.
+    #[error("guards that were created after this one are still active; end those first")]
+    NotInnermost,
+
+    /// The thread is ending. Its guards have been restored, and new ones would not be.
+    #[error("this thread is ending, and a guard created now would not be restored")]
+    ThreadEnding,
+
+    /// The threads of the process could not be read from `/proc`.
+    #[error(
+        "the threads of this process cannot be read: {}; /proc must be mounted and readable",
+        DisplayErrno(os_error)
+    )]
+    ThreadsUnreadable {
+        /// What failed.
+        os_error: io::Error,
+    },
+
+    /// Another thread's identity differs from the calling thread's, and a process guard would not
+    /// restore it.
+    #[error(
+        "cannot change to {requested} in the whole process: thread {thread_id} ({name}) {finding}; \
+         use a thread guard"
+    )]
+    ThreadDiffers {
+        /// The change.
+        requested: String,
+        /// The other thread's id (`gettid(2)`).
+        thread_id: u32,
+        /// The other thread's name.
         name: String,
-    },
-
-    /// A permanent drop could not be finished, or does not hold. **The state is neither the old nor the new one: end the process.**
-    #[error("the permanent drop does not hold: {finding}; end the process")]
-    StillPrivileged {
-        /// What was found.
+        /// The difference.
         finding: String,
     },
 
-    /// One group was needed, and the guard's change names two or none. Nothing changed.
-    #[error("the guard's change names {asked}: one group has to be named, as GroupGuard::assume does")]
-    Ambiguous {
+    /// libc skipped another thread. The change was rolled back.
+    ///
+    /// libc cannot reach a thread if the signal queue is full (`RLIMIT_SIGPENDING`), if a seccomp
+    /// filter refuses `tgkill` or fakes the change, or if the thread was started by a raw `clone`.
+    #[error(
+        "cannot change to {requested} in the whole process: libc left thread {thread_id} ({name}) \
+         unchanged (is the signal queue full, or does a seccomp filter interfere?); use a thread guard"
+    )]
+    ThreadNotChanged {
         /// The change.
-        asked: GroupChange,
+        requested: String,
+        /// The other thread's id (`gettid(2)`).
+        thread_id: u32,
+        /// The other thread's name.
+        name: String,
+    },
+
+    /// One group is needed, and the guard's change names two or none.
+    #[error(
+        "the guard's change is {requested}; it must name exactly one id, as an assume function does"
+    )]
+    NotOneId {
+        /// The guard's change.
+        requested: String,
     },
 }
 
-/// What was missing for a change that the kernel refused.
+/// The reason why the kernel refused a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Denial {
-    /// CAP_SETGID is neither effective nor permitted, and the change needs it.
+pub enum PermissionDeniedReason {
+    /// CAP_SETGID is required, and it is neither effective nor permitted.
     NoCapability,
-    /// CAP_SETGID is in the permitted set but not in the effective one; this library raises none.
+    /// CAP_SETGID is in the permitted set but not in the effective one. This library raises none.
     NotEffective,
+    /// CAP_SETUID is required, and it is neither effective nor permitted.
+    NoSetuid,
+    /// CAP_SETUID is in the permitted set but not in the effective one. This library raises none.
+    SetuidNotEffective,
     /// `setgroups` is denied in this user namespace (`user_namespaces(7)`).
     SetgroupsDenied,
-    /// CAP_SETGID is effective, or cannot be asked for, and the call was refused all the same.
-    Sandbox,
+    /// The capability is effective, or could not be read, and the call was refused all the same.
+    FilteredOrLsm,
 }
 
-impl fmt::Display for Denial {
+impl fmt::Display for PermissionDeniedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Denial::NoCapability => {
-                "this needs CAP_SETGID; run as root, give the program the capability (setcap cap_setgid+ep), \
-                 or run it in a user namespace (unshare --user --map-root-user --map-auto)"
-            }
-            Denial::NotEffective => "CAP_SETGID is in the permitted set but not in the effective one; raise it first",
-            Denial::SetgroupsDenied => {
-                "setgroups is denied in this user namespace; one made with mapped subordinate ids allows it \
+            Self::NoCapability => {
+                "this requires CAP_SETGID; run as root, give the program the capability \
+                 (setcap cap_setgid+ep), or run it in a user namespace \
                  (unshare --user --map-root-user --map-auto)"
             }
-            Denial::Sandbox => "refused although CAP_SETGID is effective; a seccomp filter or a security module has to allow it",
+            Self::NotEffective => {
+                "CAP_SETGID is in the permitted set but not in the effective one; raise it first"
+            }
+            Self::NoSetuid => {
+                "this requires CAP_SETUID; run as root, give the program the capability \
+                 (setcap cap_setuid+ep), or run it in a user namespace \
+                 (unshare --user --map-root-user --map-auto)"
+            }
+            Self::SetuidNotEffective => {
+                "CAP_SETUID is in the permitted set but not in the effective one; raise it first"
+            }
+            Self::SetgroupsDenied => {
+                "setgroups is denied in this user namespace; one with mapped subordinate ids \
+                 allows it (unshare --user --map-root-user --map-auto)"
+            }
+            Self::FilteredOrLsm => {
+                "refused although the required capability is effective; \
+                 a seccomp filter or a security module must allow it"
+            }
         })
     }
 }
 
-/// Why a change could not be undone.
+/// The reason why a change could not be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum NoReturn {
-    /// One of the ids could be taken back only with CAP_SETGID, which is not in the effective set.
-    WouldBeLost,
-    /// An id or group shows as 65534 and may be one without a mapping, which no call can name.
+pub enum IrreversibleReason {
+    /// One of the group ids could be restored only with CAP_SETGID, which is not effective.
+    CapabilityRequired,
+    /// One of the user ids could be restored only with CAP_SETUID, which is not effective.
+    SetuidRequired,
+    /// Capabilities of the effective, permitted, inheritable or ambient set would be lost.
+    CapabilitiesLost,
+    /// The ambient set must be cleared under the change, and a securebit forbids raising it again.
+    AmbientSetLost,
+    /// An id or group reads as 65534 and might have no mapping, so no call can name it.
     Unmapped,
 }
 
-impl fmt::Display for NoReturn {
+impl fmt::Display for IrreversibleReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            NoReturn::WouldBeLost => {
-                "one of these ids could not be taken back without CAP_SETGID; assume_effective leaves the others alone, \
-                 and PermanentDrop gives them up for good"
+            Self::CapabilityRequired => {
+                "one of these ids could not be restored without CAP_SETGID; assume_effective leaves \
+                 the other ids alone, and PermanentDrop drops them permanently"
             }
-            NoReturn::Unmapped => {
-                "an id or group to be put back shows as 65534 and may have no mapping in this user namespace; \
-                 map it there (/proc/self/gid_map)"
+            Self::SetuidRequired => {
+                "one of these ids could not be restored without CAP_SETUID in the effective set; \
+                 assume_effective leaves the other ids alone, and PermanentDrop drops them permanently"
+            }
+            Self::CapabilitiesLost => {
+                "the kernel would clear capability sets that could not be restored \
+                 (it does so when the last user id that is 0 changes); assume_effective keeps one at 0"
+            }
+            Self::AmbientSetLost => {
+                "the ambient capability set must be cleared meanwhile, and SECBIT_NO_CAP_AMBIENT_RAISE \
+                 forbids raising it again; clear the ambient set first, or use assume_effective"
+            }
+            Self::Unmapped => {
+                "an id or group to be restored reads as 65534 and might have no mapping in this user \
+                 namespace; map it there (/proc/self/gid_map, /proc/self/uid_map)"
             }
         })
     }
 }
 
-/// Whose guard is in the way of another thread's.
+/// The guard that conflicts with the requested one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Holder {
-    /// A thread with a process guard, which excludes all guards of other threads.
+pub enum ConflictingGuard {
+    /// A thread holds a process guard, which conflicts with all guards of other threads.
     ProcessGuard {
-        /// The thread's id (`gettid(2)`).
+        /// The thread's id (`gettid(2)`). In a forked child it is a thread of the parent.
         thread_id: u32,
-        /// Its name; `None` where `/proc` does not show such a thread, as in a forked child.
+        /// Its name, or `None` if `/proc` shows no such thread, as in a forked child.
         name: Option<String>,
     },
-    /// Threads with thread guards, or that are just telling a subscriber of an event: both exclude process guards of other threads.
+    /// Threads that hold thread guards or are emitting an event. Both block process guards on other
+    /// threads.
     ThreadGuards {
-        /// How many threads.
+        /// The number of threads.
         threads: u32,
     },
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for ConflictingGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Holder::ProcessGuard { thread_id, name: Some(name) } => write!(f, "thread {thread_id} ({name}) has a process guard"),
-            Holder::ProcessGuard { thread_id, name: None } => {
-                write!(
-                    f,
-                    "thread {thread_id}, which this process does not show, has a process guard (after a fork those of other threads count as alive)"
-                )
+            Self::ProcessGuard {
+                thread_id,
+                name: Some(name),
+            } => {
+                write!(f, "thread {thread_id} ({name}) holds a process guard")
             }
-            Holder::ThreadGuards { threads: 1 } => f.write_str("another thread has a thread guard"),
-            Holder::ThreadGuards { threads } => write!(f, "{threads} threads have thread guards"),
+            Self::ProcessGuard {
+                thread_id,
+                name: None,
+            } => write!(
+                f,
+                "thread {thread_id}, which is not in this process, holds a process guard \
+                 (after a fork, guards of the parent's other threads stay active)"
+            ),
+            Self::ThreadGuards { threads: 1 } => f.write_str("another thread holds a thread guard"),
+            Self::ThreadGuards { threads } => write!(f, "{threads} threads hold thread guards"),
         }
     }
 }
 
 impl Error {
-    pub(crate) fn unreadable(call: &'static str, source: impl Into<io::Error>) -> Self {
-        Error::Unreadable { call, source: source.into() }
+    pub(crate) fn read_failed(call: &'static str, os_error: impl Into<io::Error>) -> Self {
+        Error::ReadFailed {
+            call,
+            os_error: os_error.into(),
+        }
+    }
+
+    /// Returns the error number for a caller that answers with one, such as a FUSE server.
+    ///
+    /// EPERM for [`NotPermitted`](Error::NotPermitted), [`Irreversible`](Error::Irreversible) and
+    /// [`ThreadDiffers`](Error::ThreadDiffers); EINVAL for ids that are reserved or not mapped and for
+    /// too many groups; EAGAIN for [`Busy`](Error::Busy); EIO for a call that was faked and for a
+    /// skipped thread; otherwise the kernel's own number. `None` for misuse of a guard.
+    ///
+    /// # Examples
+    /// ```
+    /// let error = privilege_guard::GroupGuard::assume(u32::MAX).unwrap_err();
+    /// assert_eq!(error.raw_os_error(), Some(22)); // EINVAL
+    /// ```
+    pub fn raw_os_error(&self) -> Option<i32> {
+        let errno = match self {
+            Error::NotPermitted { .. }
+            | Error::Irreversible { .. }
+            | Error::ThreadDiffers { .. } => Errno::EPERM,
+            Error::InvalidGid | Error::InvalidUid | Error::TooManyGroups => Errno::EINVAL,
+            Error::UnmappedGid { .. } | Error::UnmappedUid { .. } => Errno::EINVAL,
+            Error::Busy { .. } => Errno::EAGAIN,
+            Error::ThreadNotChanged { .. } => Errno::EIO,
+            Error::SyscallFailed { os_error, .. }
+            | Error::ReadFailed { os_error, .. }
+            | Error::ThreadsUnreadable { os_error } => {
+                return Some(os_error.raw_os_error().unwrap_or(Errno::EIO as i32));
+            }
+            Error::ProcessGuardInThreadGuard
+            | Error::NotInnermost
+            | Error::ThreadEnding
+            | Error::NotOneId { .. } => return None,
+        };
+        Some(errno as i32)
+    }
+
+    /// Converts into an [`io::Error`] with an error number, without the message.
+    ///
+    /// The number is that of [`raw_os_error`](Error::raw_os_error), or EINVAL.
+    ///
+    /// # Examples
+    /// ```
+    /// let error = privilege_guard::GroupGuard::assume(u32::MAX).unwrap_err().into_os_error();
+    /// assert_eq!(error.raw_os_error(), Some(22)); // EINVAL
+    /// ```
+    pub fn into_os_error(self) -> io::Error {
+        io::Error::from_raw_os_error(self.raw_os_error().unwrap_or(Errno::EINVAL as i32))
+    }
+
+    fn kind(&self) -> io::ErrorKind {
+        match self {
+            Error::SyscallFailed { os_error, .. } | Error::ReadFailed { os_error, .. } => {
+                os_error.kind()
+            }
+            Error::ThreadsUnreadable { .. }
+            | Error::ThreadEnding
+            | Error::ThreadNotChanged { .. } => io::ErrorKind::Other,
+            Error::Busy { .. } => io::ErrorKind::WouldBlock,
+            Error::NotPermitted { .. }
+            | Error::Irreversible { .. }
+            | Error::ThreadDiffers { .. } => io::ErrorKind::PermissionDenied,
+            _ => io::ErrorKind::InvalidInput,
+        }
     }
 }
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        use io::ErrorKind::*;
+        io::Error::new(error.kind(), error)
+    }
+}
+
+/// An error of `restore`: the guard did not restore the original identity, or has not yet.
+///
+/// It deliberately does not implement [`std::error::Error`]: `?` must not pass it on as if nothing
+/// had changed, in a program that goes on under the wrong identity.
+/// After [`Refused`](RestoreError::Refused), end the process.
+///
+/// # Examples
+/// ```
+/// use privilege_guard::{GroupGuard, GroupIds};
+///
+/// let guard = GroupGuard::assume_effective(GroupIds::current()?.real)?;
+/// if let Err(error) = guard.restore() {
+///     eprintln!("{error}");
+///     std::process::exit(1);
+/// }
+/// # Ok::<(), privilege_guard::Error>(())
+/// ```
+///
+/// The operator `?` does not compile:
+/// ```compile_fail
+/// fn work() -> Result<(), Box<dyn std::error::Error>> {
+///     let guard = privilege_guard::GroupGuard::assume(1004)?;
+///     guard.restore()?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The restore was refused. **The process is still under the wrong identity: end it.**
+    ///
+    /// The guard stays active and is never restored. Dropping a guard that was created before it
+    /// aborts.
+    Refused {
+        /// What could not be restored.
+        what: Unrestored,
+        /// The system call that failed.
+        call: &'static str,
+        /// The kernel's answer.
+        os_error: io::Error,
+        /// The required capability, if it was effective before and is not any more.
+        lost_capability: Option<&'static str>,
+    },
+
+    /// Guards created after this one are active. The restore is deferred until they end.
+    NotInnermost,
+
+    /// The thread is ending, and the guard has been restored.
+    ThreadEnding,
+}
+
+impl RestoreError {
+    /// Returns the kernel's error number, if a system call failed.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match self {
+            Self::Refused { os_error, .. } => os_error.raw_os_error(),
+            Self::NotInnermost | Self::ThreadEnding => None,
+        }
+    }
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused {
+                what,
+                call,
+                os_error,
+                lost_capability,
+            } => {
+                write!(
+                    f,
+                    "cannot restore {what}: {call}: {}",
+                    DisplayErrno(os_error)
+                )?;
+                if let Some(capability) = lost_capability {
+                    write!(
+                        f,
+                        "; {capability} is not effective any more (did the program change its user \
+                         while the guard was active? end the guards in reverse order)"
+                    )?;
+                }
+                f.write_str("; the process is under the wrong identity and must end")
+            }
+            Self::NotInnermost => Error::NotInnermost.fmt(f),
+            Self::ThreadEnding => {
+                f.write_str("this thread is ending, and the guard has been restored")
+            }
+        }
+    }
+}
+
+/// The part of an identity that could not be restored, with its original value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unrestored {
+    /// The group ids.
+    GroupIds(GroupIds),
+    /// The user ids.
+    UserIds(UserIds),
+    /// The supplementary groups.
+    SupplementaryGroups,
+    /// The capability sets.
+    Capabilities,
+    /// The parent-death signal.
+    ParentDeathSignal,
+    /// The identity of another thread, which libc skipped or which could not be read.
+    OtherThread {
+        /// The thread's id (`gettid(2)`), or 0 if the threads could not be read.
+        thread_id: u32,
+    },
+}
+
+impl fmt::Display for Unrestored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GroupIds(ids) => write!(f, "the group ids ({ids})"),
+            Self::UserIds(ids) => write!(f, "the user ids ({ids})"),
+            Self::SupplementaryGroups => f.write_str("the supplementary groups"),
+            Self::Capabilities => f.write_str("the capability sets"),
+            Self::ParentDeathSignal => f.write_str("the parent-death signal"),
+            Self::OtherThread { thread_id: 0 } => f.write_str("the identity of other threads"),
+            Self::OtherThread { thread_id } => write!(f, "the identity of thread {thread_id}"),
+        }
+    }
+}
+
+/// An error from parsing an id or identity, or from looking a name up. Nothing is changed.
+///
+/// # Examples
+/// ```
+/// use privilege_guard::{Identity, LookupError};
+///
+/// let error = "alice:staff:admins".parse::<Identity>().unwrap_err();
+/// assert!(matches!(error, LookupError::ParseIdentity { .. }));
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LookupError {
+    /// The string is not a group ID.
+    #[error(
+        "{text:?} is not a group ID: decimal digits from 0 to 4294967294 are accepted; \
+         for the name of a group use Gid::from_group_name"
+    )]
+    ParseGid {
+        /// The string.
+        text: String,
+    },
+
+    /// The string is not a user ID.
+    #[error(
+        "{text:?} is not a user ID: decimal digits from 0 to 4294967294 are accepted; \
+         for the name of a user use Uid::from_user_name"
+    )]
+    ParseUid {
+        /// The string.
+        text: String,
+    },
+
+    /// The string is not an identity.
+    #[error(
+        "{text:?} is not an identity: {problem}; accepted are a user (\"alice\", \"1000\") with its \
+         account's groups, or a user and a group (\"alice:staff\", \"1000:1000\") without \
+         supplementary groups"
+    )]
+    ParseIdentity {
+        /// The string.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
+    /// No group has this name.
+    #[error(
+        "no group is named {name:?}; `getent group` lists the groups, and a number is parsed \
+         with \"1004\".parse()"
+    )]
+    UnknownGroup {
+        /// The name.
+        name: String,
+    },
+
+    /// No user has this name.
+    #[error("no user is named {name:?}; `getent passwd` lists the users")]
+    UnknownUser {
+        /// The name.
+        name: String,
+    },
+
+    /// No account has this user ID, so its groups are unknown.
+    #[error(
+        "no account has the user ID {uid}, so its group is unknown; name a group too (\"{uid}:GROUP\")"
+    )]
+    UnknownUid {
+        /// The user ID.
+        uid: u32,
+    },
+
+    /// The database of groups or users could not be read.
+    #[error("{name:?} could not be looked up: {}", DisplayErrno(os_error))]
+    Lookup {
+        /// The name or number that was looked up.
+        name: String,
+        /// The system's answer.
+        os_error: io::Error,
+    },
+}
+
+impl From<LookupError> for io::Error {
+    fn from(error: LookupError) -> Self {
         let kind = match &error {
-            Error::InvalidGid | Error::NotAGid { .. } | Error::TooManyGroups | Error::NoMapping { .. } => InvalidInput,
-            Error::Ambiguous { .. } | Error::InsideThreadGuard | Error::InnerGuardAlive => InvalidInput,
-            Error::InvalidUid | Error::NoUserMapping { .. } | Error::GuardsAlive => InvalidInput,
-            Error::UnknownGroup { .. } | Error::UnknownAccount { .. } => NotFound,
-            Error::SeveralThreads { .. } | Error::NotEffective | Error::NoSetuid { .. } | Error::NoSetpcap => PermissionDenied,
-            Error::SetgroupsDenied | Error::IoUring { .. } | Error::StillPrivileged { .. } => PermissionDenied,
-            Error::NotPermitted { .. } | Error::Irreversible { .. } => PermissionDenied,
-            Error::Busy { .. } => WouldBlock,
-            Error::Lookup { source, .. }
-            | Error::Call { source, .. }
-            | Error::Unreadable { source, .. }
-            | Error::NotRestored { source, .. } => source.kind(),
-            Error::ThreadEnding | Error::Proc { .. } => Other,
+            LookupError::ParseGid { .. }
+            | LookupError::ParseUid { .. }
+            | LookupError::ParseIdentity { .. } => io::ErrorKind::InvalidInput,
+            LookupError::UnknownGroup { .. }
+            | LookupError::UnknownUser { .. }
+            | LookupError::UnknownUid { .. } => io::ErrorKind::NotFound,
+            LookupError::Lookup { os_error, .. } => os_error.kind(),
         };
         io::Error::new(kind, error)
     }
 }
 
-/// What the system said, in words.
-struct Os<'a>(&'a io::Error);
+/// An error from a permanent drop. Unless it is [`StillPrivileged`](DropError::StillPrivileged),
+/// nothing is changed.
+///
+/// If [`drop_permanently`](crate::Guard::drop_permanently) returns it, the guard has been restored, as
+/// by a drop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DropError {
+    /// A part of the drop failed as a change does.
+    #[error(transparent)]
+    Change(#[from] Error),
 
-impl fmt::Display for Os<'_> {
+    /// A guard is active, on this thread or another. Its restore would undo the drop.
+    #[error(
+        "a guard is active, on this thread or another, and its restore would undo the drop; end it first"
+    )]
+    GuardsActive,
+
+    /// Some threads hold CAP_SETGID or could regain it, which no other thread can prevent.
+    #[error(
+        "the process has {threads} threads, and some hold or could regain CAP_SETGID, which cannot be \
+         removed from another thread; drop privileges before starting threads, or drop to another user \
+         too, from user 0 with default securebits and an empty inheritable set"
+    )]
+    Multithreaded {
+        /// The number of threads.
+        threads: usize,
+    },
+
+    /// CAP_SETGID is held but not effective. It cannot be used, and would still be held after the drop.
+    #[error(
+        "CAP_SETGID is held but not effective, and would be kept; raise it into the effective set first, or drop it"
+    )]
+    SetgidNotEffective,
+
+    /// The drop is to another user, and CAP_SETUID is not effective on every thread.
+    #[error(
+        "cannot become user {user}: this requires CAP_SETUID in the effective set of every thread; \
+         run as root, or leave the user out"
+    )]
+    MissingSetuid {
+        /// The requested user.
+        user: u32,
+    },
+
+    /// User 0 stays reachable, so CAP_SETGID must leave the bounding set, and CAP_SETPCAP is not
+    /// effective.
+    #[error(
+        "user 0 stays reachable, and an exec as user 0 would regain CAP_SETGID: removing it from the \
+         bounding set requires CAP_SETPCAP; run with it, or drop to another user too"
+    )]
+    MissingSetpcap,
+
+    /// `setgroups` is denied in this user namespace, so the supplementary groups cannot be dropped.
+    #[error(
+        "setgroups is denied in this user namespace (/proc/self/setgroups), so supplementary groups \
+         cannot be dropped"
+    )]
+    SetgroupsDenied,
+
+    /// A kernel thread in this process, of an io_uring or of vhost, keeps the identity under which it
+    /// was created.
+    #[error(
+        "thread {thread_id} is a kernel thread of an io_uring (or of vhost), which keeps its groups; \
+         close it first, and create it after the drop"
+    )]
+    KernelWorker {
+        /// The thread's id.
+        thread_id: u32,
+    },
+
+    /// The requested user has no mapping in this user namespace.
+    #[error(
+        "cannot become user {user}: not mapped in this user namespace; /proc/self/uid_map lists the \
+         mapped ids"
+    )]
+    UnmappedUid {
+        /// The requested user.
+        user: u32,
+    },
+
+    /// The drop could not be completed, or does not hold. **The process has neither its old nor its new
+    /// identity: end it.**
+    #[error("the permanent drop does not hold: {finding}; end the process")]
+    StillPrivileged {
+        /// The finding.
+        finding: String,
+    },
+}
+
+impl From<DropError> for io::Error {
+    fn from(error: DropError) -> Self {
+        let kind = match &error {
+            DropError::Change(error) => error.kind(),
+            DropError::GuardsActive | DropError::UnmappedUid { .. } => io::ErrorKind::InvalidInput,
+            _ => io::ErrorKind::PermissionDenied,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// The answer of the system, in words.
+pub(crate) struct DisplayErrno<'a>(pub(crate) &'a io::Error);
+
+impl fmt::Display for DisplayErrno<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.raw_os_error() {
             Some(code) => write!(f, "{}", Errno::from_raw(code)),
             None => self.0.fmt(f),
         }
     }
+}
+
+/// The error for a call that returned success although nothing changed.
+pub(crate) fn no_effect_error() -> io::Error {
+    io::Error::other("it reported success without effect (a seccomp filter?)")
 }

@@ -1,44 +1,44 @@
-//! The guard: a change of the group that lasts as long as it lives.
+//! Guards: changes of identity that last until they are dropped.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::change::{Applied, GroupChange};
-use crate::error::Error;
-use crate::ids::{Gid, GroupIds};
-use crate::permanent::{DropReport, Failed, PermanentDrop};
+use nix::errno::Errno;
+
+use crate::change::{Change, GroupChange, IdentityChange, UserChange};
+use crate::engine::applied::{Applied, Kinds, Originals};
+use crate::engine::stack::{EndOutcome, GuardStack, Restore};
+use crate::engine::{abort, event};
+use crate::error::{Error, RestoreError};
+use crate::identity::Identity;
+use crate::ids::{Gid, GroupIds, Uid, UserIds};
 use crate::scope::{Process, Scope, Thread};
-use crate::stack::{self, End, Stack, Undo};
-use crate::{event, last_words, permanent};
 
-/// Another group, until this is dropped: then the calling thread's ids, and all that was changed with them, are exactly what they were,
-/// as long as the kernel allows it; where it does not, the process is aborted rather than left under the wrong group.
+/// An RAII guard that changes identity and restores it when dropped.
 ///
-/// Corresponds to `os.setregid` of Python and the call that takes it back, with the saved set-group-ID, filesystem group ID, supplementary
-/// groups and parent-death signal, on every way out of the scope. A panic runs the same undoing.
+/// See [`GroupGuard`], [`UserGuard`] and [`IdentityGuard`], which say what is changed. The scope `S`
+/// says where: in the whole [`Process`], or on the calling [`Thread`].
 ///
-/// Guards nest. The innermost living guard decides what the group is: one that is dropped while guards made after it live has its
-/// undoing wait for theirs. A leaked guard lives until its thread ends and is undone then.
+/// On every way out of the scope, a panic included, the calling thread's ids of the changed kinds,
+/// the supplementary groups that the guard changed, the parent-death signal and (for users) the
+/// capability sets are what they were. `errno` is left as it was. If the kernel refuses the restore,
+/// the process aborts rather than continue under the wrong identity.
 ///
-/// Neither `Send` nor `Sync`: it belongs to the thread whose ids it keeps, and a task that holds it across an `.await` cannot be spawned.
+/// Guards nest, of all kinds mixed. The innermost active guard determines the identity. If a guard is
+/// dropped while guards created after it are active, its restore is deferred until they end. A leaked
+/// guard remains active until its thread ends, and is then restored.
+///
+/// A guard is neither `Send` nor `Sync`: it belongs to the thread that created it. A task that holds
+/// one across an `.await` cannot be spawned.
 ///
 /// # Warning
-/// `let _ = GroupGuard::assume(g)?;` ends the guard at once: name it, or use [`run`](Self::run).
+/// `let _ = GroupGuard::assume(g)?;` ends the guard at once. Name it, or use [`run`](Self::run).
 ///
 /// # Examples
-/// ```no_run
-/// use privilege_guard::GroupGuard;
-///
-/// {
-///     let _guard = GroupGuard::assume(1004)?;
-///     std::fs::write("report", "owned by group 1004")?;
-/// } // exactly what it was
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// Held across an `.await`, it does not compile:
+/// Held across an `.await`, a guard does not compile:
 /// ```compile_fail
 /// # fn spawn<F: std::future::Future + Send>(_: F) {}
 /// # async fn reply() {}
@@ -58,18 +58,183 @@ use crate::{event, last_words, permanent};
 ///     reply().await;
 /// });
 /// ```
-#[must_use = "the group is put back when the guard is dropped: name it (`let _guard = ...`), or use `run`"]
-pub struct GroupGuard<S: Scope = Process> {
-    key: u64,
-    original: GroupIds,
-    // Not Send: the frame that belongs to it is in this thread's stack.
+#[must_use = "the identity is restored when the guard is dropped: name it (`let _guard = ...`), or use `run`"]
+pub struct Guard<K: GuardKind, S: Scope = Process> {
+    pub(crate) key: u64,
+    original: K::Original,
+    // Not Send: its frame is in this thread's stack.
     scope: PhantomData<(*const (), S)>,
 }
 
+/// A guard of the group ids, with or without the supplementary groups.
+///
+/// It corresponds to Python's `os.setregid` and the call that restores the ids, but also restores
+/// the saved and the filesystem id.
+///
+/// # Examples
+/// ```no_run
+/// use privilege_guard::GroupGuard;
+///
+/// {
+///     let _guard = GroupGuard::assume(1004)?;
+///     std::fs::write("report", "owned by group 1004")?;
+/// } // The group ids are exactly what they were.
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub type GroupGuard<S = Process> = Guard<Gid, S>;
+
+/// A guard of the user ids and the capability sets.
+///
+/// # Examples
+/// ```no_run
+/// use privilege_guard::UserGuard;
+///
+/// UserGuard::assume_effective_on_thread(1000)?.run(|| std::fs::write("report", "owned by user 1000"))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub type UserGuard<S = Process> = Guard<Uid, S>;
+
+/// A guard of user, group and supplementary groups together.
+///
+/// # Examples
+/// ```no_run
+/// use privilege_guard::{Identity, IdentityGuard};
+///
+/// let client = Identity::of_account("alice")?;
+/// IdentityGuard::assume_effective_on_thread(&client)?.run(|| std::fs::write("report", "alice's"))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub type IdentityGuard<S = Process> = Guard<Identity, S>;
+
+/// The kind of ids that a guard changes: [`Gid`], [`Uid`] or [`Identity`] (both).
+///
+/// This trait is sealed.
+pub trait GuardKind: sealed::Sealed {
+    /// The ids that [`Guard::original`] returns.
+    type Original: Copy + fmt::Debug;
+
+    #[doc(hidden)]
+    const GUARD_NAME: &'static str;
+
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    const KINDS: Kinds;
+
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    fn select(originals: Originals) -> Self::Original;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Gid {}
+    impl Sealed for super::Uid {}
+    impl Sealed for super::Identity {}
+}
+
+macro_rules! guard_kind {
+    ($kind:ty, $name:literal, $original:ty, $kinds:expr, $select:expr) => {
+        impl GuardKind for $kind {
+            type Original = $original;
+            const GUARD_NAME: &'static str = $name;
+            #[allow(private_interfaces)]
+            const KINDS: Kinds = $kinds;
+            #[allow(private_interfaces)]
+            fn select(originals: Originals) -> $original {
+                $select(originals)
+            }
+        }
+    };
+}
+
+guard_kind!(
+    Gid,
+    "GroupGuard",
+    GroupIds,
+    Kinds {
+        users: false,
+        groups: true
+    },
+    |from: Originals| from.group_ids
+);
+guard_kind!(
+    Uid,
+    "UserGuard",
+    UserIds,
+    Kinds {
+        users: true,
+        groups: false
+    },
+    |from: Originals| from.user_ids
+);
+guard_kind!(
+    Identity,
+    "IdentityGuard",
+    (UserIds, GroupIds),
+    Kinds {
+        users: true,
+        groups: true
+    },
+    |from: Originals| (from.user_ids, from.group_ids)
+);
+
+/// The functions that begin a guard, of one kind of change.
+macro_rules! assume {
+    ($change:ident, $kind:ty, $ids:literal, $calls:literal) => {
+        impl $change {
+            #[doc = concat!("Makes the change in the whole process (", $calls, ").")]
+            ///
+            /// # Privileges
+            /// CAP_SETGID in the effective set: for supplementary groups, for a group that is not the
+            /// thread's real, effective or saved one, and for a change that could not be restored
+            /// without it. CAP_SETUID likewise for users.
+            ///
+            /// # Errors
+            /// Nothing is changed, or the change was rolled back. If the rollback is refused, the
+            /// process aborts.
+            ///
+            /// - [`Error::InvalidGid`], [`Error::InvalidUid`] if an id is `-1`.
+            /// - [`Error::TooManyGroups`] if there are more than 65536 supplementary groups.
+            /// - [`Error::UnmappedGid`], [`Error::UnmappedUid`] if an id is not mapped in the user
+            ///   namespace.
+            /// - [`Error::NotPermitted`] if the kernel refuses the change.
+            /// - [`Error::Irreversible`] if the change could not be restored.
+            /// - [`Error::Busy`] if another thread holds a conflicting guard.
+            /// - [`Error::ProcessGuardInThreadGuard`] if this thread holds a thread guard.
+            /// - [`Error::ThreadDiffers`] if another thread's identity is another one.
+            /// - [`Error::ThreadNotChanged`] if libc skips a thread.
+            /// - [`Error::ThreadsUnreadable`] if `/proc` cannot be read.
+            /// - [`Error::SyscallFailed`], [`Error::ReadFailed`] if a call fails or is faked.
+            /// - [`Error::ThreadEnding`] if the thread is running its destructors.
+            pub fn assume(self) -> Result<Guard<$kind, Process>, Error> {
+                Guard::begin(self.change)
+            }
+
+            #[doc = concat!("Makes the change on the calling thread only (", $calls, ", by raw calls).")]
+            ///
+            /// # Privileges
+            /// As for [`assume`](Self::assume).
+            ///
+            /// # Errors
+            /// As for [`assume`](Self::assume), without those about other threads.
+            pub fn assume_on_thread(self) -> Result<Guard<$kind, Thread>, Error> {
+                Guard::begin(self.change)
+            }
+        }
+    };
+}
+
+assume!(GroupChange, Gid, "group", "`setresgid(2)`, `setgroups(2)`");
+assume!(UserChange, Uid, "user", "`setresuid(2)`");
+assume!(
+    IdentityChange,
+    Identity,
+    "identity",
+    "`setgroups(2)`, `setresgid(2)`, `setresuid(2)`"
+);
+
 impl GroupGuard<Process> {
-    /// Makes this group the real and effective group of the whole process, as `os.setregid(g, g)`.
-    ///
-    /// Short for [`GroupChange::both`]`(group).`[`assume`](GroupChange::assume)`()`.
+    /// Changes the real and effective group of the whole process, like `os.setregid(g, g)`.
     ///
     /// # Privileges
     /// As for [`GroupChange::assume`].
@@ -79,23 +244,26 @@ impl GroupGuard<Process> {
     ///
     /// # Examples
     /// ```
-    /// use privilege_guard::{Error, GroupGuard, GroupIds};
+    /// use privilege_guard::{GroupGuard, GroupIds};
     ///
     /// let before = GroupIds::current()?;
     /// match GroupGuard::assume(1004) {
-    ///     Ok(guard) => guard.restore()?,
-    ///     Err(error) => println!("{error}"), // as an ordinary user: what is missing
+    ///     Ok(guard) => guard.run(|| println!("group 1004")),
+    ///     Err(error) => println!("{error}"), // as an ordinary user: which privilege is missing
     /// }
     /// assert_eq!(GroupIds::current()?, before);
-    /// # Ok::<(), Error>(())
+    /// # Ok::<(), privilege_guard::Error>(())
     /// ```
+    #[doc(alias = "setregid")]
+    #[doc(alias = "setresgid")]
     pub fn assume(group: impl Into<Gid>) -> Result<Self, Error> {
         GroupChange::both(group).assume()
     }
 
-    /// Makes this group the effective group of the whole process, as `os.setregid(-1, g)`.
+    /// Changes the effective group of the whole process, like `os.setregid(-1, g)`.
     ///
-    /// A child that is executed meanwhile still has the original real group; so a set-group-ID program prefers this to [`assume`](Self::assume).
+    /// Child processes keep the original real group, so set-group-ID programs should prefer this over
+    /// [`assume`](Self::assume).
     ///
     /// # Privileges
     /// As for [`GroupChange::assume`].
@@ -105,18 +273,19 @@ impl GroupGuard<Process> {
     ///
     /// # Examples
     /// ```
-    /// use privilege_guard::{Error, GroupGuard, GroupIds};
+    /// use privilege_guard::{GroupGuard, GroupIds};
     ///
-    /// // Allowed to everybody: the effective group to what the real group is.
+    /// // Every process may set its effective group to its real group.
     /// let ids = GroupIds::current()?;
-    /// GroupGuard::assume_effective(ids.real)?.run(|| println!("as group {}", ids.real))?;
-    /// # Ok::<(), Error>(())
+    /// GroupGuard::assume_effective(ids.real)?.run(|| println!("group {}", ids.real));
+    /// # Ok::<(), privilege_guard::Error>(())
     /// ```
+    #[doc(alias = "setegid")]
     pub fn assume_effective(group: impl Into<Gid>) -> Result<Self, Error> {
         GroupChange::new().effective(group).assume()
     }
 
-    /// Makes this group the real group of the whole process, as `os.setregid(g, -1)`.
+    /// Changes the real group of the whole process, like `os.setregid(g, -1)`.
     ///
     /// # Privileges
     /// As for [`GroupChange::assume`].
@@ -126,98 +295,30 @@ impl GroupGuard<Process> {
     ///
     /// # Examples
     /// ```
-    /// use privilege_guard::{Error, GroupGuard, GroupIds};
+    /// use privilege_guard::{GroupGuard, GroupIds};
     ///
     /// let ids = GroupIds::current()?;
     /// let guard = GroupGuard::assume_real(ids.effective)?;
     /// assert_eq!(guard.original(), ids);
-    /// # Ok::<(), Error>(())
+    /// # Ok::<(), privilege_guard::Error>(())
     /// ```
     pub fn assume_real(group: impl Into<Gid>) -> Result<Self, Error> {
         GroupChange::new().real(group).assume()
     }
-
-    /// Gives the original group up for good, on all threads: what the guard assumed becomes the only group there is.
-    ///
-    /// The group is the one that the guard's change named; the supplementary groups are those that it named, or none. Else as
-    /// [`PermanentDrop::apply`], which also drops to another user.
-    ///
-    /// # Privileges
-    /// As for [`PermanentDrop::apply`].
-    ///
-    /// # Errors
-    /// [`Error::Ambiguous`] where the guard's change named two groups or none, and what [`PermanentDrop::apply`] refuses. The guard is consumed:
-    /// it is undone as by a drop, except after [`Error::StillPrivileged`], which comes too late for that; end the process then.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// use privilege_guard::GroupGuard;
-    ///
-    /// // A set-group-ID program gives its group up, and is what its user is.
-    /// let own = privilege_guard::GroupIds::current()?.real;
-    /// let report = GroupGuard::assume(own)?.drop_permanently()?;
-    /// eprintln!("{report}");
-    /// # Ok::<(), privilege_guard::Error>(())
-    /// ```
-    pub fn drop_permanently(self) -> Result<DropReport, Error> {
-        let change = with_stack(|stack| Ok(stack.only().ok_or(Error::GuardsAlive)?.change.clone()))?;
-        let made = match change.named.group() {
-            Some(group) => self.make_permanent(&PermanentDrop::of_guard(group, change.supplementary.clone())),
-            None => {
-                drop(self);
-                Err(Error::Ambiguous { asked: change.clone() })
-            }
-        };
-        tell_of_drop(&format_args!("{change} for good"), &made);
-        made
-    }
-
-    pub(crate) fn apply_permanent(asked: &PermanentDrop) -> Result<DropReport, Error> {
-        let guard = asked.check().and_then(|()| Self::begin_untold(&GroupChange::new(), false));
-        let made = guard.and_then(|guard| guard.make_permanent(asked)).map_err(|error| match error {
-            Error::Busy { .. } | Error::InsideThreadGuard => Error::GuardsAlive,
-            error => error,
-        });
-        tell_of_drop(asked, &made);
-        made
-    }
-
-    fn make_permanent(self, asked: &PermanentDrop) -> Result<DropReport, Error> {
-        let made = with_stack(|stack| {
-            let made = permanent::make(stack.only().ok_or(Error::GuardsAlive)?, asked);
-            match &made {
-                Ok(_) => stack.forget(self.key),
-                Err(Failed::TooLate(_)) => stack.mark_failed(self.key),
-                Err(Failed::Undoable(_)) => {}
-            }
-            Ok(made)
-        })?;
-        match made {
-            // There is nothing left to undo.
-            Ok(report) => Ok(report),
-            Err(Failed::Undoable(error)) => {
-                drop(self);
-                Err(error)
-            }
-            Err(Failed::TooLate(error)) => {
-                std::mem::forget(self);
-                Err(error)
-            }
-        }
-    }
 }
 
 impl GroupGuard<Thread> {
-    /// Makes this group the real and effective group of the calling thread only (`setresgid(2)`).
+    /// Changes the real and effective group of the calling thread only.
     ///
-    /// Short for [`GroupChange::both`]`(group).`[`assume_on_thread`](GroupChange::assume_on_thread)`()`. What a server wants that serves
-    /// each request as another group: its threads never meet, and other threads never change.
+    /// Intended for servers that handle each request as a different group: guards on different threads
+    /// never conflict, and no other thread is affected.
     ///
     /// # Privileges
     /// As for [`GroupChange::assume`].
     ///
     /// # Warning
-    /// A thread or process started meanwhile has the group, and keeps it: also the threads of a pool that is started on first use.
+    /// Threads and child processes that are started while the guard is active keep the group, including
+    /// the threads of a pool that is started on first use.
     ///
     /// # Errors
     /// As for [`GroupChange::assume_on_thread`].
@@ -228,114 +329,214 @@ impl GroupGuard<Thread> {
     ///
     /// std::thread::spawn(|| -> std::io::Result<()> {
     ///     let _guard = GroupGuard::assume_on_thread(1004)?;
-    ///     std::fs::write("reply", "this thread is in group 1004, and the others are not")
+    ///     std::fs::write("reply", "only this thread has group 1004")
     /// });
     /// ```
     pub fn assume_on_thread(group: impl Into<Gid>) -> Result<Self, Error> {
         GroupChange::both(group).assume_on_thread()
     }
-}
 
-impl<S: Scope> GroupGuard<S> {
-    pub(crate) fn begin(change: GroupChange) -> Result<Self, Error> {
-        // Outside the stack's borrow, and never as another group: a subscriber may be asked.
-        let awaited = is_unchanged() && event::is_awaited();
-        let begun = Self::begin_untold(&change, awaited);
-        if let Err(error) = &begun {
-            tell_if_unchanged(|| event::refused(S::KIND, &change, error));
-        }
-        begun
-    }
-
-    fn begin_untold(change: &GroupChange, awaited: bool) -> Result<Self, Error> {
-        change.check()?;
-        with_stack(|stack| {
-            let key = stack.begin(S::KIND, change.wait, || Applied::apply(S::KIND, change.clone(), awaited))?;
-            let original = stack.innermost(key)?.original;
-            Ok(GroupGuard { key, original, scope: PhantomData })
-        })
-    }
-
-    /// The calling thread's ids before this guard, which it puts back.
+    /// Changes the effective group of the calling thread only, as file servers do
+    /// (`setresgid(-1, g, -1)`).
     ///
-    /// # Examples
-    /// ```
-    /// use privilege_guard::{Error, GroupChange, GroupIds};
-    ///
-    /// let before = GroupIds::current()?;
-    /// let guard = GroupChange::new().assume()?;
-    /// assert_eq!(guard.original(), before);
-    /// # Ok::<(), Error>(())
-    /// ```
-    pub fn original(&self) -> GroupIds {
-        self.original
-    }
-
-    /// Ends the guard as a drop does, and says whether that was possible.
+    /// # Privileges
+    /// As for [`GroupChange::assume`].
     ///
     /// # Errors
-    /// [`Error::NotRestored`] where the kernel refuses: the process is still under the wrong group, so end it. The guard counts as alive from
-    /// then on, is never undone, and dropping a guard that was made before it aborts. [`Error::InnerGuardAlive`] where guards made after this
-    /// one are alive: nothing changed, and the undoing waits for theirs. [`Error::ThreadEnding`] where it has been undone, at the end of the thread.
-    ///
-    /// # Examples
-    /// ```
-    /// use privilege_guard::{GroupGuard, GroupIds};
-    ///
-    /// let guard = GroupGuard::assume_effective(GroupIds::current()?.real)?;
-    /// if let Err(error) = guard.restore() {
-    ///     eprintln!("{error}");
-    ///     std::process::exit(1);
-    /// }
-    /// # Ok::<(), privilege_guard::Error>(())
-    /// ```
-    pub fn restore(self) -> Result<(), Error> {
-        let guard = ManuallyDrop::new(self);
-        match end(guard.key)? {
-            End::Undone => Ok(()),
-            End::Waits | End::Stuck => Err(Error::InnerGuardAlive),
-        }
-    }
-
-    /// Runs `f` as the group and ends the guard, which so cannot be leaked or dropped too early.
-    ///
-    /// If `f` panics, the guard is dropped while unwinding.
-    ///
-    /// # Errors
-    /// As for [`restore`](Self::restore), in place of what `f` returned. Where guards made after this one are alive, `f` is not called.
+    /// As for [`GroupChange::assume_on_thread`].
     ///
     /// # Examples
     /// ```
     /// use privilege_guard::{GroupGuard, GroupIds};
     ///
     /// let own = GroupIds::current()?.real;
-    /// let sum = GroupGuard::assume_effective(own)?.run(|| 1 + 1)?;
+    /// let sum = GroupGuard::assume_effective_on_thread(own)?.run(|| 1 + 1);
     /// assert_eq!(sum, 2);
     /// # Ok::<(), privilege_guard::Error>(())
     /// ```
-    pub fn run<T>(self, f: impl FnOnce() -> T) -> Result<T, Error> {
-        if let Err(error) = with_stack(|stack| stack.innermost(self.key).map(drop)) {
-            // Not a drop, which would abort where the undoing of an inner guard was refused.
-            _ = self.restore();
-            return Err(error);
-        }
-        let value = f();
-        self.restore().map(|()| value)
+    pub fn assume_effective_on_thread(group: impl Into<Gid>) -> Result<Self, Error> {
+        GroupChange::new().effective(group).assume_on_thread()
+    }
+}
+
+impl UserGuard<Process> {
+    /// Changes the effective user of the whole process, like `os.setreuid(-1, u)`.
+    ///
+    /// The client whose user id is assumed gains no power over the process: it cannot signal or trace
+    /// it.
+    ///
+    /// # Privileges
+    /// As for [`UserChange::assume`].
+    ///
+    /// # Warning
+    /// A program that is executed under the guard still has the original real and saved user, and can
+    /// return to them. `access(2)` and credentials sent over sockets use the real user.
+    ///
+    /// # Errors
+    /// As for [`UserChange::assume`].
+    ///
+    /// # Examples
+    /// ```
+    /// use privilege_guard::{UserGuard, UserIds};
+    ///
+    /// // Every process may set its effective user to its real user.
+    /// let own = UserIds::current()?.real;
+    /// UserGuard::assume_effective(own)?.run(|| println!("user {own}"));
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
+    #[doc(alias = "seteuid")]
+    #[doc(alias = "setresuid")]
+    pub fn assume_effective(user: impl Into<Uid>) -> Result<Self, Error> {
+        UserChange::new().effective(user).assume()
     }
 
-    /// Goes straight to another group, with one setting call; to the group that it is already, with none. What the guard puts back stays the same.
+    /// Changes the real and effective user of the whole process, like `os.setreuid(u, u)`.
     ///
-    /// Sets the ids that the guard's change named, and nothing else: supplementary groups stay what the guard made them. Clients that have some of
-    /// their own need a guard each.
+    /// It is refused in a process with other threads, whose securebits cannot be read.
+    ///
+    /// # Privileges
+    /// As for [`UserChange::assume`].
+    ///
+    /// # Warning
+    /// While a user's id is the real or the saved one, that user may send signals to the process,
+    /// SIGKILL included, and fill its signal queue. Prefer [`assume_effective`](Self::assume_effective),
+    /// except to run a program.
+    ///
+    /// If the user is over its limit of processes (`RLIMIT_NPROC`), `fork` and `exec` fail with EAGAIN
+    /// while the guard is active.
+    ///
+    /// # Errors
+    /// As for [`UserChange::assume`].
+    #[doc(alias = "setreuid")]
+    pub fn assume_real_and_effective(user: impl Into<Uid>) -> Result<Self, Error> {
+        UserChange::both(user).assume()
+    }
+}
+
+impl UserGuard<Thread> {
+    /// Changes the effective user of the calling thread only, as file servers do
+    /// (`setresuid(-1, u, -1)`).
+    ///
+    /// # Privileges
+    /// As for [`UserChange::assume`].
+    ///
+    /// # Warning
+    /// See [`assume_effective`](UserGuard::assume_effective).
+    ///
+    /// # Errors
+    /// As for [`UserChange::assume_on_thread`].
+    ///
+    /// # Examples
+    /// ```
+    /// use privilege_guard::{UserGuard, UserIds};
+    ///
+    /// let own = UserIds::current()?.real;
+    /// let sum = UserGuard::assume_effective_on_thread(own)?.run(|| 1 + 1);
+    /// assert_eq!(sum, 2);
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
+    pub fn assume_effective_on_thread(user: impl Into<Uid>) -> Result<Self, Error> {
+        UserChange::new().effective(user).assume_on_thread()
+    }
+
+    /// Changes the real and effective user of the calling thread only.
+    ///
+    /// # Privileges
+    /// As for [`UserChange::assume`].
+    ///
+    /// # Warning
+    /// See [`assume_real_and_effective`](UserGuard::assume_real_and_effective). A signal that kills one
+    /// thread kills the process.
+    ///
+    /// # Errors
+    /// As for [`UserChange::assume_on_thread`].
+    pub fn assume_real_and_effective_on_thread(user: impl Into<Uid>) -> Result<Self, Error> {
+        UserChange::both(user).assume_on_thread()
+    }
+}
+
+impl IdentityGuard<Process> {
+    /// Changes the effective user and group and the supplementary groups of the whole process.
+    ///
+    /// # Privileges
+    /// As for [`IdentityChange::assume`].
+    ///
+    /// # Warning
+    /// See [`UserGuard::assume_effective`].
+    ///
+    /// # Errors
+    /// As for [`IdentityChange::assume`].
+    pub fn assume_effective(identity: &Identity) -> Result<Self, Error> {
+        IdentityChange::effective(identity).assume()
+    }
+
+    /// Changes the real and effective user and group and the supplementary groups of the whole process.
+    ///
+    /// # Privileges
+    /// As for [`IdentityChange::assume`].
+    ///
+    /// # Warning
+    /// See [`UserGuard::assume_real_and_effective`].
+    ///
+    /// # Errors
+    /// As for [`IdentityChange::assume`].
+    pub fn assume_real_and_effective(identity: &Identity) -> Result<Self, Error> {
+        IdentityChange::both(identity).assume()
+    }
+}
+
+impl IdentityGuard<Thread> {
+    /// Changes the effective user and group and the supplementary groups of the calling thread only.
+    ///
+    /// This is what a file server needs to serve one request as its client.
+    ///
+    /// # Privileges
+    /// As for [`IdentityChange::assume`].
+    ///
+    /// # Warning
+    /// See [`UserGuard::assume_effective`].
+    ///
+    /// # Errors
+    /// As for [`IdentityChange::assume_on_thread`].
+    pub fn assume_effective_on_thread(identity: &Identity) -> Result<Self, Error> {
+        IdentityChange::effective(identity).assume_on_thread()
+    }
+
+    /// Changes the real and effective user and group and the supplementary groups of the calling
+    /// thread only.
+    ///
+    /// A program that is executed under this guard has exactly the identity's ids and groups, no
+    /// capabilities, and no way to return.
+    ///
+    /// # Privileges
+    /// As for [`IdentityChange::assume`].
+    ///
+    /// # Warning
+    /// See [`UserGuard::assume_real_and_effective`].
+    ///
+    /// # Errors
+    /// As for [`IdentityChange::assume_on_thread`].
+    pub fn assume_real_and_effective_on_thread(identity: &Identity) -> Result<Self, Error> {
+        IdentityChange::both(identity).assume_on_thread()
+    }
+}
+
+impl<S: Scope> GroupGuard<S> {
+    /// Switches directly to another group with a single `setresgid` call.
+    ///
+    /// Switching to the current group makes no call. The guard changes the ids that its change named,
+    /// and nothing else: supplementary groups stay. It still restores the original ids.
     ///
     /// # Privileges
     /// As for the guard itself.
     ///
     /// # Errors
-    /// [`Error::Ambiguous`] where the change named two groups or none, [`Error::InnerGuardAlive`] on any guard but the innermost,
-    /// [`Error::ThreadEnding`] on one that has been undone; [`Error::InvalidGid`], [`Error::NoMapping`], [`Error::NotPermitted`],
-    /// [`Error::Irreversible`], [`Error::Call`], [`Error::Unreadable`] as for [`GroupChange::assume`]. The group stays what it was; where a change
-    /// that half succeeded cannot be undone, the process aborts.
+    /// The group stays what it was. If a half-made change cannot be rolled back, the process aborts.
+    ///
+    /// - [`Error::NotOneId`] if the guard's change named two groups or none.
+    /// - [`Error::NotInnermost`] if guards created after this one are active.
+    /// - [`Error::ThreadEnding`] if the thread is running its destructors.
+    /// - Otherwise as for [`GroupChange::assume`].
     ///
     /// # Examples
     /// ```no_run
@@ -349,70 +550,263 @@ impl<S: Scope> GroupGuard<S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn switch_to(&mut self, group: impl Into<Gid>) -> Result<(), Error> {
-        with_stack(|stack| stack.innermost(self.key)?.switch(group.into()))
+        let group = group.into();
+        self.switch(|change| {
+            change.group.single()?;
+            Some(Change {
+                group: change.group.with(group),
+                ..change.clone()
+            })
+        })
     }
 }
 
-impl<S: Scope> Drop for GroupGuard<S> {
+impl<S: Scope> UserGuard<S> {
+    /// Switches to another user, through the original one.
+    ///
+    /// Switching to the current user makes no call. The guard still restores the original ids.
+    ///
+    /// # Privileges
+    /// As for the guard itself.
+    ///
+    /// # Errors
+    /// As for [`GroupGuard::switch_to`]: the user stays what it was.
+    pub fn switch_to(&mut self, user: impl Into<Uid>) -> Result<(), Error> {
+        let user = user.into();
+        self.switch(|change| {
+            change.user.single()?;
+            Some(Change {
+                user: change.user.with(user),
+                ..change.clone()
+            })
+        })
+    }
+}
+
+impl<S: Scope> IdentityGuard<S> {
+    /// Switches to another identity, through the original user.
+    ///
+    /// It makes at most four calls that set something, fewer if parts are equal, and none for the same
+    /// identity. The guard still restores the original identity.
+    ///
+    /// # Privileges
+    /// As for the guard itself.
+    ///
+    /// # Errors
+    /// As for [`GroupGuard::switch_to`]: the identity stays what it was.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use privilege_guard::{Identity, IdentityGuard};
+    ///
+    /// let clients = [Identity::of_account("alice")?, Identity::of_account("bob")?];
+    /// let mut guard = IdentityGuard::assume_effective_on_thread(&clients[0])?;
+    /// for client in &clients {
+    ///     guard.switch_to(client)?;
+    ///     std::fs::write(format!("reply.{}", client.user()), "owned by the client")?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn switch_to(&mut self, identity: &Identity) -> Result<(), Error> {
+        self.switch(|change| {
+            Some(Change {
+                user: change.user.with(identity.user()),
+                group: change.group.with(identity.group()),
+                supplementary: change
+                    .supplementary
+                    .as_ref()
+                    .map(|_| identity.shared_groups()),
+                wait: change.wait,
+            })
+        })
+    }
+}
+
+impl<K: GuardKind, S: Scope> Guard<K, S> {
+    fn begin(change: Change) -> Result<Self, Error> {
+        let wants_event = wants_event();
+        let begun = Self::begin_without_event(change.clone(), wants_event);
+        if let Err(error) = &begun {
+            emit_unless_changed(|| event::refused(S::KIND, &change, error));
+        }
+        begun
+    }
+
+    pub(crate) fn begin_without_event(change: Change, wants_event: bool) -> Result<Self, Error> {
+        change.validate()?;
+        with_stack(|stack| {
+            let wait = change.wait;
+            let mut originals = None;
+            let key = stack.begin(S::KIND, wait, || {
+                let applied = Applied::apply(S::KIND, change, K::KINDS, wants_event)?;
+                originals = Some(applied.original());
+                Ok(applied)
+            })?;
+            let original = K::select(originals.ok_or(Error::NotInnermost)?);
+            Ok(Guard {
+                key,
+                original,
+                scope: PhantomData,
+            })
+        })
+        .unwrap_or(Err(Error::ThreadEnding))
+    }
+
+    /// Returns the calling thread's ids before this guard, which it restores.
+    ///
+    /// # Examples
+    /// ```
+    /// use privilege_guard::{GroupChange, GroupIds};
+    ///
+    /// let before = GroupIds::current()?;
+    /// let guard = GroupChange::new().assume()?;
+    /// assert_eq!(guard.original(), before);
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
+    pub fn original(&self) -> K::Original {
+        self.original
+    }
+
+    /// Restores the original identity, and returns an error if the kernel refuses.
+    ///
+    /// This is the only function that returns such an error. `drop` and [`run`](Self::run) abort.
+    /// `errno` is left as it was.
+    ///
+    /// # Errors
+    /// - [`RestoreError::Refused`] if the kernel refuses. The process is under the wrong identity: end
+    ///   it.
+    /// - [`RestoreError::NotInnermost`] if guards created after this one are active. The restore is
+    ///   deferred until they end.
+    /// - [`RestoreError::ThreadEnding`] if the thread is running its destructors. The guard has been
+    ///   restored.
+    pub fn restore(self) -> Result<(), RestoreError> {
+        let _errno = ErrnoPreserved::new();
+        let guard = ManuallyDrop::new(self);
+        match end(guard.key)? {
+            EndOutcome::Restored => Ok(()),
+            EndOutcome::Deferred | EndOutcome::Blocked => Err(RestoreError::NotInnermost),
+        }
+    }
+
+    /// Runs `f` under the changed identity, then restores the original one.
+    ///
+    /// Because this consumes the guard, it cannot be leaked or dropped early. If `f` panics, the guard
+    /// is dropped during unwinding. If the kernel refuses the restore, the process aborts, so that a
+    /// loop that logs errors cannot continue under the wrong identity. `errno` is left as `f` left it.
+    ///
+    /// # Panics
+    /// If guards created after this one are active. `f` is not called.
+    ///
+    /// # Examples
+    /// ```
+    /// use privilege_guard::{GroupGuard, GroupIds};
+    ///
+    /// let own = GroupIds::current()?.real;
+    /// let sum = GroupGuard::assume_effective(own)?.run(|| 1 + 1);
+    /// assert_eq!(sum, 2);
+    /// # Ok::<(), privilege_guard::Error>(())
+    /// ```
+    pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
+        let is_innermost = with_stack(|stack| stack.innermost(self.key).is_some());
+        assert!(
+            is_innermost == Some(true),
+            "`run` on a guard that is not the innermost active one"
+        );
+        f()
+    }
+
+    fn switch(&mut self, next: impl FnOnce(&Change) -> Option<Change>) -> Result<(), Error> {
+        with_stack(|stack| {
+            let applied = stack.innermost(self.key).ok_or(Error::NotInnermost)?;
+            let requested = applied.change();
+            let next = next(requested).ok_or_else(|| Error::NotOneId {
+                requested: requested.to_string(),
+            })?;
+            applied.switch(next)
+        })
+        .unwrap_or(Err(Error::ThreadEnding))
+    }
+}
+
+impl<K: GuardKind, S: Scope> Drop for Guard<K, S> {
     fn drop(&mut self) {
+        let _errno = ErrnoPreserved::new();
         match end(self.key) {
-            Ok(End::Undone | End::Waits) => {}
-            // After the thread's stack has gone there is nothing left to undo: it was undone then.
-            Err(Error::ThreadEnding) => {}
-            Ok(End::Stuck) => last_words::abort(&"a guard inside this one could not be undone, so the process is under the wrong group"),
-            Err(error) => last_words::abort(&error),
+            Ok(EndOutcome::Restored | EndOutcome::Deferred) => {}
+            // The thread's stack has been dropped, which restored the guard.
+            Err(RestoreError::ThreadEnding) => {}
+            Ok(EndOutcome::Blocked) => abort::abort_with(
+                &"a guard inside this one was not restored, so the identity is wrong",
+            ),
+            Err(error) => abort::abort_with(&error),
         }
     }
 }
 
-impl<S: Scope> fmt::Debug for GroupGuard<S> {
+impl<K: GuardKind, S: Scope> fmt::Debug for Guard<K, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GroupGuard").field("scope", &S::KIND).field("original", &self.original).finish_non_exhaustive()
+        f.debug_struct(K::GUARD_NAME)
+            .field("scope", &S::KIND)
+            .field("original", &self.original)
+            .finish_non_exhaustive()
     }
 }
 
 thread_local! {
-    static STACK: RefCell<Stack<Applied>> = const { RefCell::new(Stack::new()) };
+    static STACK: RefCell<GuardStack<Applied>> = const { RefCell::new(GuardStack::new()) };
 }
 
-fn with_stack<T>(f: impl FnOnce(&mut Stack<Applied>) -> Result<T, Error>) -> Result<T, Error> {
-    STACK.try_with(|stack| f(&mut stack.borrow_mut())).unwrap_or(Err(Error::ThreadEnding))
+/// Calls `f` with the stack of this thread, or returns `None` if the thread is ending.
+///
+/// No code of the program may run in `f`: it might use a guard.
+pub(crate) fn with_stack<T>(f: impl FnOnce(&mut GuardStack<Applied>) -> T) -> Option<T> {
+    STACK.try_with(|stack| f(&mut stack.borrow_mut())).ok()
 }
 
-/// Ends a guard, and tells of it.
-fn end(key: u64) -> Result<End, Error> {
-    let (end, awaited) = with_stack(|stack| stack.end(key))?;
-    if let Some(applied) = awaited {
-        telling(|| applied.tell());
+/// Ends a guard, and emits its event if one is due.
+fn end(key: u64) -> Result<EndOutcome, RestoreError> {
+    let ended = with_stack(|stack| stack.end(key)).unwrap_or(Err(RestoreError::ThreadEnding));
+    let (outcome, ended) = ended?;
+    if let Some(applied) = ended {
+        emit_then_finish(|| applied.emit_event());
     }
-    Ok(end)
+    Ok(outcome)
 }
 
-/// Tells something, after the stack has begun to; ends that also where the subscriber panics.
-fn telling(tell: impl FnOnce()) {
-    scopeguard::defer! {
-        _ = with_stack(|stack| {
-            stack.told();
-            Ok(())
-        });
+/// Calls the subscriber, after [`GuardStack::begin_event`].
+///
+/// Its panic is caught: it could abort a process that is unwinding, or hide the result of a drop.
+fn emit_then_finish<T>(emit: impl FnOnce() -> T) -> Option<T> {
+    let emitted = catch_unwind(AssertUnwindSafe(emit));
+    with_stack(GuardStack::finish_event);
+    emitted.ok()
+}
+
+/// Emits an event, unless a guard is active on this thread or a process guard on another one.
+pub(crate) fn emit_unless_changed(emit: impl FnOnce()) {
+    if event::has_listener() && with_stack(GuardStack::begin_event) == Some(true) {
+        emit_then_finish(emit);
     }
-    tell();
 }
 
-fn tell_if_unchanged(tell: impl FnOnce()) {
-    if with_stack(|stack| Ok(stack.begin_telling())).unwrap_or(false) {
-        telling(tell);
+/// Returns whether a subscriber is interested in the end of a guard that begins now.
+fn wants_event() -> bool {
+    event::has_listener()
+        && with_stack(GuardStack::begin_event) == Some(true)
+        && emit_then_finish(event::is_enabled) == Some(true)
+}
+
+/// Sets `errno` back when it is dropped, for code that reads it after a guard has ended.
+struct ErrnoPreserved(i32);
+
+impl ErrnoPreserved {
+    fn new() -> Self {
+        ErrnoPreserved(Errno::last_raw())
     }
 }
 
-/// Whether this thread is under no guard of its own, nor of another thread's.
-fn is_unchanged() -> bool {
-    with_stack(|stack| Ok(stack.is_idle())).unwrap_or(false) && !stack::process_guard_lives()
-}
-
-fn tell_of_drop(asked: &dyn fmt::Display, made: &Result<DropReport, Error>) {
-    tell_if_unchanged(|| match made {
-        Ok(report) => event::dropped(report),
-        Err(error) => event::drop_refused(asked, error),
-    });
+impl Drop for ErrnoPreserved {
+    fn drop(&mut self) {
+        Errno::set_raw(self.0);
+    }
 }

@@ -1,178 +1,195 @@
-//! The kernel's words: a group ID, and the four that every thread has.
+//! Group and user ids, as values.
 
 use std::fmt;
-use std::str::FromStr;
 
-use nix::unistd;
+/// What group and user ids have in common.
+pub(crate) trait Id: Copy + Eq + Ord + fmt::Display + fmt::Debug + 'static {
+    /// The value that the calls which set ids read as "leave unchanged": `(gid_t)-1`, `(uid_t)-1`.
+    const UNCHANGED: Self;
 
-use crate::error::Error;
-use crate::scope;
+    /// What the kernel shows for an id that has no mapping in the user namespace
+    /// (`kernel.overflowgid` and `kernel.overflowuid`, by default).
+    const OVERFLOW: Self;
 
-/// A group ID (`gid_t`), also one that no group has; not checked for a mapping in the user namespace until the kernel is asked.
-///
-/// `u32` converts into it, so a number can be written bare where one is asked for. `(gid_t)-1`, which is [`u32::MAX`],
-/// means "leave alone" to the kernel; it can be held here, but a change to it is [`Error::InvalidGid`].
-///
-/// # Examples
-/// ```
-/// use privilege_guard::Gid;
-///
-/// let spool: Gid = "1004".parse()?;
-/// assert_eq!(spool, Gid::from(1004));
-/// assert_eq!(Gid::from_group_name("root")?, Gid::from_raw(0));
-/// assert!("-1".parse::<Gid>().is_err());
-/// # Ok::<(), privilege_guard::Error>(())
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Gid(u32);
+    fn raw(self) -> u32;
+}
 
-impl Gid {
-    /// The value that the setting calls read as "leave alone".
-    pub(crate) const UNCHANGED: Gid = Gid(u32::MAX);
+macro_rules! id {
+    ($(#[$docs:meta])* $name:ident, $noun:literal) => {
+        $(#[$docs])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u32);
 
-    /// What the kernel shows for an id that has no mapping in the user namespace (`kernel.overflowgid`, by default).
-    pub(crate) const OVERFLOW: Gid = Gid(65534);
+        impl $name {
+            #[doc = concat!("Returns the ", $noun, " ID with this number.")]
+            pub const fn from_raw(raw: u32) -> Self {
+                $name(raw)
+            }
 
-    /// Whether it can be set at all.
-    pub(crate) fn check(self) -> Result<(), Error> {
-        if self == Gid::UNCHANGED { Err(Error::InvalidGid) } else { Ok(()) }
-    }
+            /// Returns the number.
+            pub const fn as_raw(self) -> u32 {
+                self.0
+            }
+        }
 
-    /// The group ID with this number.
+        impl Id for $name {
+            const UNCHANGED: Self = $name(u32::MAX);
+            const OVERFLOW: Self = $name(65534);
+
+            fn raw(self) -> u32 {
+                self.0
+            }
+        }
+
+        // From no other integer type: a second one would make bare literals ambiguous.
+        impl From<u32> for $name {
+            fn from(raw: u32) -> Self {
+                $name(raw)
+            }
+        }
+
+        #[cfg(feature = "nix")]
+        impl From<nix::unistd::$name> for $name {
+            fn from(id: nix::unistd::$name) -> Self {
+                $name(id.as_raw())
+            }
+        }
+
+        #[cfg(feature = "nix")]
+        impl From<$name> for nix::unistd::$name {
+            fn from(id: $name) -> Self {
+                nix::unistd::$name::from_raw(id.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+    };
+}
+
+id! {
+    /// A group ID (`gid_t`). It need not belong to a named group.
+    ///
+    /// `u32` converts into it, so functions that take a group accept a bare number.
+    /// `(gid_t)-1`, which is [`u32::MAX`], means "leave unchanged" to the kernel.
+    /// A `Gid` can hold it, but a change to it returns [`Error::InvalidGid`](crate::Error::InvalidGid).
+    /// The kernel checks whether the ID is mapped in the user namespace when it is used.
     ///
     /// # Examples
     /// ```
-    /// # use privilege_guard::Gid;
+    /// use privilege_guard::{Gid, LookupError};
+    ///
     /// const SPOOL: Gid = Gid::from_raw(1004);
-    /// assert_eq!(SPOOL.as_raw(), 1004);
-    /// ```
-    pub const fn from_raw(raw: u32) -> Self {
-        Gid(raw)
-    }
-
-    /// The number.
-    pub const fn as_raw(self) -> u32 {
-        self.0
-    }
-
-    /// The group ID of the group with this name, from the system's group database (`getgrnam_r(3)`); numbers are not names.
-    ///
-    /// # Errors
-    /// [`Error::UnknownGroup`] where no group has the name, [`Error::Lookup`] where the database could not be asked.
-    ///
-    /// # Examples
-    /// ```
-    /// # use privilege_guard::{Error, Gid};
+    /// assert_eq!("1004".parse::<Gid>()?, SPOOL);
     /// assert_eq!(Gid::from_group_name("root")?.as_raw(), 0);
-    /// assert!(matches!(Gid::from_group_name("no-such-group"), Err(Error::UnknownGroup { .. })));
-    /// # Ok::<(), Error>(())
+    /// assert!("-1".parse::<Gid>().is_err());
+    /// # Ok::<(), LookupError>(())
     /// ```
-    pub fn from_group_name(name: &str) -> Result<Self, Error> {
-        match unistd::Group::from_name(name) {
-            Ok(Some(group)) => Ok(Gid(group.gid.as_raw())),
-            Ok(None) => Err(Error::UnknownGroup { name: name.into() }),
-            Err(errno) => Err(Error::Lookup { name: name.into(), source: errno.into() }),
-        }
-    }
+    Gid, "group"
 }
 
-// From no other integer: a second one would make bare literals ambiguous.
-impl From<u32> for Gid {
-    fn from(raw: u32) -> Self {
-        Gid(raw)
-    }
-}
-
-#[cfg(feature = "nix")]
-impl From<unistd::Gid> for Gid {
-    fn from(gid: unistd::Gid) -> Self {
-        Gid(gid.as_raw())
-    }
-}
-
-#[cfg(feature = "nix")]
-impl From<Gid> for unistd::Gid {
-    fn from(gid: Gid) -> Self {
-        unistd::Gid::from_raw(gid.0)
-    }
-}
-
-/// Decimal digits only: no sign, no space, and not [`u32::MAX`]; else [`Error::NotAGid`].
-impl FromStr for Gid {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        match text.parse() {
-            Ok(raw) if digits && raw != u32::MAX => Ok(Gid(raw)),
-            _ => Err(Error::NotAGid { text: text.into() }),
-        }
-    }
-}
-
-impl fmt::Display for Gid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for Gid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Gid({})", self.0)
-    }
-}
-
-/// The four group IDs of a thread, as the kernel keeps them (`credentials(7)`); the supplementary groups stand beside them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct GroupIds {
-    /// The real group ID: whose process it is.
-    pub real: Gid,
-    /// The effective group ID: what `setegid` sets, and what other processes are told; the filesystem group ID follows it.
-    pub effective: Gid,
-    /// The saved set-group-ID: what the effective group may be set back to.
-    pub saved: Gid,
-    /// The filesystem group ID: what permission checks and the group of new files go by.
-    pub filesystem: Gid,
-}
-
-impl GroupIds {
-    /// Reads the calling thread's ids (`getresgid(2)`, and `setfsgid(-1)`, which changes nothing).
+id! {
+    /// A user ID (`uid_t`). It need not belong to a named user.
     ///
-    /// # Errors
-    /// [`Error::Unreadable`] where one of the calls is refused, as by a seccomp filter.
+    /// `u32` converts into it, so functions that take a user accept a bare number.
+    /// `(uid_t)-1`, which is [`u32::MAX`], means "leave unchanged" to the kernel.
+    /// A `Uid` can hold it, but a change to it returns [`Error::InvalidUid`](crate::Error::InvalidUid).
     ///
     /// # Examples
     /// ```
-    /// let ids = privilege_guard::GroupIds::current()?;
-    /// println!("started as group {} for group {}", ids.effective, ids.real);
-    /// # Ok::<(), privilege_guard::Error>(())
+    /// use privilege_guard::{LookupError, Uid};
+    ///
+    /// assert_eq!("1000".parse::<Uid>()?, Uid::from_raw(1000));
+    /// assert_eq!(Uid::from_user_name("root")?.as_raw(), 0);
+    /// # Ok::<(), LookupError>(())
     /// ```
-    pub fn current() -> Result<Self, Error> {
-        let (real, effective, saved) = scope::read_ids()?;
-        Ok(GroupIds { real, effective, saved, filesystem: scope::read_filesystem_id()? })
-    }
+    Uid, "user"
 }
 
-impl fmt::Display for GroupIds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let GroupIds { real, effective, saved, filesystem } = self;
-        write!(f, "real {real}, effective {effective}, saved {saved}, filesystem {filesystem}")
-    }
+impl Uid {
+    /// User 0 of the user namespace, whose effective user id carries capabilities.
+    pub(crate) const ROOT: Uid = Uid(0);
 }
 
-/// Reads the calling thread's supplementary groups (`getgroups(2)`).
-///
-/// # Errors
-/// [`Error::Unreadable`] where the call is refused.
+/// The four ids of one kind that a thread has (`credentials(7)`): see [`GroupIds`] and [`UserIds`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ids<I> {
+    /// The real ID: whose process it is.
+    pub real: I,
+    /// The effective ID: the one that `setegid` and `seteuid` set. The filesystem ID follows it.
+    pub effective: I,
+    /// The saved set-group-ID or set-user-ID: an ID that the effective one may be set back to.
+    pub saved: I,
+    /// The filesystem ID: decides permission checks on files, and the owner of new ones.
+    pub filesystem: I,
+}
+
+/// The four group IDs of a thread. The supplementary groups are separate.
 ///
 /// # Examples
 /// ```
-/// let groups = privilege_guard::supplementary_groups()?;
-/// println!("{} supplementary groups", groups.len());
+/// let ids = privilege_guard::GroupIds::current()?;
+/// println!("started as group {} for group {}", ids.effective, ids.real);
 /// # Ok::<(), privilege_guard::Error>(())
 /// ```
-pub fn supplementary_groups() -> Result<Vec<Gid>, Error> {
-    scope::read_groups()
+pub type GroupIds = Ids<Gid>;
+
+/// The four user IDs of a thread.
+///
+/// # Examples
+/// ```
+/// let ids = privilege_guard::UserIds::current()?;
+/// println!("started as user {} for user {}", ids.effective, ids.real);
+/// # Ok::<(), privilege_guard::Error>(())
+/// ```
+pub type UserIds = Ids<Uid>;
+
+impl<I: Copy> Ids<I> {
+    pub(crate) fn all(id: I) -> Self {
+        Ids {
+            real: id,
+            effective: id,
+            saved: id,
+            filesystem: id,
+        }
+    }
+
+    pub(crate) fn to_array(self) -> [I; 4] {
+        [self.real, self.effective, self.saved, self.filesystem]
+    }
+
+    pub(crate) fn map<J>(self, f: impl Fn(I) -> J) -> Ids<J> {
+        Ids {
+            real: f(self.real),
+            effective: f(self.effective),
+            saved: f(self.saved),
+            filesystem: f(self.filesystem),
+        }
+    }
+}
+
+impl<I: fmt::Display> fmt::Display for Ids<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ids {
+            real,
+            effective,
+            saved,
+            filesystem,
+        } = self;
+        write!(
+            f,
+            "real {real}, effective {effective}, saved {saved}, filesystem {filesystem}"
+        )
+    }
 }
 
 #[cfg(test)]
@@ -180,27 +197,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_decimal_numbers_in_range_are_read() {
-        for (text, gid) in [("0", 0), ("1004", 1004), ("0007", 7), ("4294967294", u32::MAX - 1)] {
-            assert_eq!(text.parse::<Gid>().unwrap(), Gid(gid), "{text}");
+    fn bare_literals_convert() {
+        fn take(gid: impl Into<Gid>, uid: impl Into<Uid>) -> (Gid, Uid) {
+            (gid.into(), uid.into())
         }
-        for text in ["", "-1", "+1", "-0", " 1", "1 ", "0x10", "1.0", "adm", "4294967295", "4294967296", "99999999999999999999", "١"] {
-            assert!(matches!(text.parse::<Gid>(), Err(Error::NotAGid { .. })), "{text}");
-        }
-    }
-
-    #[test]
-    fn bare_literals_are_group_ids() {
-        fn take(gid: impl Into<Gid>) -> Gid {
-            gid.into()
-        }
-        assert_eq!(take(1004).as_raw(), 1004);
+        assert_eq!(take(1004, 1000), (Gid(1004), Uid(1000)));
     }
 
     #[cfg(feature = "nix")]
     #[test]
     fn nix_ids_convert_both_ways() {
-        let theirs = unistd::Gid::from_raw(7);
-        assert_eq!(unistd::Gid::from(Gid::from(theirs)), theirs);
+        let (gid, uid) = (nix::unistd::Gid::from_raw(7), nix::unistd::Uid::from_raw(8));
+        assert_eq!(nix::unistd::Gid::from(Gid::from(gid)), gid);
+        assert_eq!(nix::unistd::Uid::from(Uid::from(uid)), uid);
     }
 }

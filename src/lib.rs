@@ -10,18 +10,20 @@
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("privilege-guard supports Linux only: it relies on Linux's system calls and /proc");
+
 mod change;
+mod engine;
 mod error;
-mod event;
 mod guard;
+mod identity;
 mod ids;
-mod last_words;
-mod namespace;
+mod kernel;
+mod parse;
 mod permanent;
 mod plan;
 mod scope;
-mod stack;
-mod threads;
 
 /// The pages of `docs/`, as they are in the repository. Their pictures follow them: there are no other files beside these pages.
 #[cfg(any(doc, doctest))]
@@ -42,10 +44,16 @@ pub mod docs {
     pub mod testing {}
 }
 
-pub use change::GroupChange;
-pub use error::{Denial, Error, Holder, NoReturn};
-pub use guard::GroupGuard;
-pub use ids::{Gid, GroupIds, supplementary_groups};
+pub use change::{GroupChange, IdentityChange, UserChange};
+pub use error::{
+    ConflictingGuard, DropError, Error, IrreversibleReason, LookupError, PermissionDeniedReason,
+    RestoreError, Unrestored,
+};
+pub use guard::{GroupGuard, Guard, GuardKind, IdentityGuard, UserGuard};
+pub use identity::Identity;
+pub use ids::{Gid, GroupIds, Ids, Uid, UserIds};
+pub use kernel::read::supplementary_groups;
+pub use kernel::threads::{ThreadIds, threads};
 pub use permanent::{DropReport, PermanentDrop};
+pub use rustix::thread::CapabilitySet;
 pub use scope::{Process, Scope, Thread};
-pub use threads::{ThreadIds, threads};

@@ -1,0 +1,498 @@
+//! One change of identity, whatever it changes: check, apply, verify, restore.
+
+use std::fmt;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use scopeguard::ScopeGuard;
+
+use super::abort;
+use super::reasons::{self, Refusal};
+use super::stack::Restore;
+use super::steps::{self, ParentDeathSignal, StepError};
+use crate::change::Change;
+use crate::error::{Error, IrreversibleReason};
+use crate::identity::sorted;
+use crate::ids::{Gid, GroupIds, Id, Ids, Uid, UserIds};
+use crate::kernel::namespace;
+use crate::kernel::read::{self, current_ids};
+use crate::kernel::threads::{Expected, Mismatch, TaskDir, ThreadIds};
+use crate::plan;
+use crate::plan::groups::{GroupPlan, SetgidRequired};
+use crate::plan::identity::{GroupNeeds, Order};
+use crate::plan::users::{OtherThread, UidMap, UserPlan, UserState};
+use crate::scope::ScopeKind;
+
+/// The kinds of id that a guard is about, and so reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kinds {
+    pub(crate) users: bool,
+    pub(crate) groups: bool,
+}
+
+/// The calling thread's ids. Those of a kind that was not read are `-1`, which no thread has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Originals {
+    pub(crate) kinds: Kinds,
+    pub(crate) user_ids: UserIds,
+    pub(crate) group_ids: GroupIds,
+}
+
+impl fmt::Display for Originals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kinds {
+            Kinds { users: false, .. } => self.group_ids.fmt(f),
+            Kinds { groups: false, .. } => self.user_ids.fmt(f),
+            _ => write!(f, "user: {}; group: {}", self.user_ids, self.group_ids),
+        }
+    }
+}
+
+/// A change that was made, with all that restoring it requires.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(super) scope: ScopeKind,
+    pub(super) change: Change,
+    pub(super) original: Originals,
+    /// The capability sets and securebits too, if the change requests a user.
+    pub(super) original_user: Option<UserState>,
+    pub(super) order: Order,
+    pub(super) group_plan: Option<GroupPlan>,
+    pub(super) user_plan: Option<UserPlan>,
+    /// The supplementary groups before they were set.
+    pub(super) original_groups: Option<Vec<Gid>>,
+    pub(super) signal: ParentDeathSignal,
+    /// In process scope.
+    pub(super) tasks: Option<TaskDir>,
+    /// `None` if no subscriber is interested in the end.
+    pub(super) started_at: Option<Instant>,
+}
+
+/// The decisions for one change.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) groups: Option<GroupPlan>,
+    pub(super) users: Option<UserPlan>,
+    /// The original supplementary groups, if others have to be set.
+    pub(super) supplementary: Option<Vec<Gid>>,
+    pub(super) order: Order,
+}
+
+impl Applied {
+    pub(crate) fn apply(
+        scope: ScopeKind,
+        change: Change,
+        kinds: Kinds,
+        wants_event: bool,
+    ) -> Result<Self, Error> {
+        let started_at = wants_event.then(Instant::now);
+        // The group of a process guard might change other threads, so it has to be able to see them.
+        let tasks = match scope {
+            ScopeKind::Process if !change.is_empty() => {
+                let open =
+                    TaskDir::open().map_err(|os_error| Error::ThreadsUnreadable { os_error });
+                Some(open?)
+            }
+            _ => None,
+        };
+        let original = Originals {
+            kinds,
+            user_ids: if kinds.users {
+                current_ids()?
+            } else {
+                Ids::all(Uid::UNCHANGED)
+            },
+            group_ids: if kinds.groups {
+                current_ids()?
+            } else {
+                Ids::all(Gid::UNCHANGED)
+            },
+        };
+        let original_user = match change.user.is_empty() {
+            true => None,
+            false => Some(read_user_state(original.user_ids)?),
+        };
+        let mut pending = Applied {
+            scope,
+            change,
+            original,
+            original_user,
+            order: Order::GroupsFirst,
+            group_plan: None,
+            user_plan: None,
+            original_groups: None,
+            signal: ParentDeathSignal::NONE,
+            tasks,
+            started_at,
+        };
+
+        // Check everything that can be checked before changing any state, so that these failures
+        // need no rollback.
+        let plan = pending.plan(pending.groups_to_restore()?)?;
+        if plan.groups.is_some() || plan.users.is_some() {
+            pending.signal = ParentDeathSignal::read()?;
+        }
+        pending.check_other_threads(&plan)?;
+        pending.probe(&plan)?;
+
+        let mut pending = scopeguard::guard(pending, |pending| {
+            pending
+                .restore()
+                .unwrap_or_else(|error| abort::abort_with(&error));
+        });
+        pending.make(plan)?;
+        Ok(ScopeGuard::into_inner(pending))
+    }
+
+    pub(crate) fn change(&self) -> &Change {
+        &self.change
+    }
+
+    pub(crate) fn original(&self) -> Originals {
+        self.original
+    }
+
+    // ---- Planning
+
+    /// `supplementary`: the original groups, if others have to be set.
+    pub(super) fn plan(&self, supplementary: Option<Vec<Gid>>) -> Result<Plan, Error> {
+        let users = self.plan_users()?;
+        let (groups, required) = match self.change.group.is_empty() {
+            true => (None, SetgidRequired::Never),
+            false => {
+                let (plan, required) = self.plan_groups()?;
+                (Some(plan), required)
+            }
+        };
+        let order = match (&users, &self.original_user) {
+            (Some(users), Some(state)) => {
+                let needs = GroupNeeds {
+                    ids: required,
+                    sets_groups: supplementary.is_some(),
+                };
+                plan::identity::order(state, Some(users), needs)
+                    .map_err(|refusal| self.refused(reasons::order_refusal(refusal)))?
+            }
+            _ if required == SetgidRequired::ToRestore && !read::has_effective_setgid()? => {
+                return Err(self.irreversible(IrreversibleReason::CapabilityRequired));
+            }
+            _ => Order::GroupsFirst,
+        };
+        Ok(Plan {
+            groups,
+            users,
+            supplementary,
+            order,
+        })
+    }
+
+    fn plan_groups(&self) -> Result<(GroupPlan, SetgidRequired), Error> {
+        let ids = self.original.group_ids;
+        let may_hide_unmapped = namespace::may_hide_unmapped(ids.to_array().into_iter());
+        plan::groups::plan(ids, self.change.group, may_hide_unmapped)
+            .map_err(|_| self.irreversible(IrreversibleReason::Unmapped))
+    }
+
+    fn plan_users(&self) -> Result<Option<UserPlan>, Error> {
+        let Some(state) = &self.original_user else {
+            return Ok(None);
+        };
+        plan::users::plan(state, self.change.user, uid_map(state))
+            .map_err(|refusal| self.refused(reasons::user_refusal(refusal)))
+    }
+
+    /// Returns the present supplementary groups, if they have to be set.
+    fn groups_to_restore(&self) -> Result<Option<Vec<Gid>>, Error> {
+        let Some(wanted) = &self.change.supplementary else {
+            return Ok(None);
+        };
+        let groups = read::supplementary_groups()?;
+        if sorted(wanted) == sorted(&groups) {
+            return Ok(None);
+        }
+        if namespace::may_hide_unmapped(groups.iter().copied()) {
+            return Err(self.irreversible(IrreversibleReason::Unmapped));
+        }
+        Ok(Some(groups))
+    }
+
+    // ---- Applying
+
+    /// Refuses a change that other threads could not follow, or that would not restore them.
+    fn check_other_threads(&self, plan: &Plan) -> Result<(), Error> {
+        let Some(tasks) = &self.tasks else {
+            return Ok(());
+        };
+        if plan.groups.is_none() && plan.users.is_none() && plan.supplementary.is_none() {
+            return Ok(());
+        }
+        let unreadable = |os_error| Error::ThreadsUnreadable { os_error };
+        if tasks.count().map_err(unreadable)? == 1 {
+            return Ok(());
+        }
+        if let (Some(users), Some(state)) = (&plan.users, &self.original_user) {
+            for thread in tasks.read_all().map_err(unreadable)?.into_iter().skip(1) {
+                self.check_other_thread(state, users, plan, &thread)
+                    .map_err(|finding| {
+                        let requested = self.change.to_string();
+                        let (thread_id, name, finding) =
+                            (thread.thread_id, thread.name, finding.into());
+                        Error::ThreadDiffers {
+                            requested,
+                            thread_id,
+                            name,
+                            finding,
+                        }
+                    })?;
+            }
+        }
+        let groups = plan.supplementary.as_deref();
+        let one_call = u8::from(plan.groups.is_some()) + u8::from(plan.users.is_some()) == 1;
+        let expected = Expected {
+            user_ids: plan.users.map(|_| self.original.user_ids),
+            group_ids: plan.groups.map(|_| self.original.group_ids),
+            groups,
+            // A single call changes every thread or fails before it changes one.
+            effective_suffices: one_call && groups.is_none(),
+        };
+        match tasks.find_mismatch(&expected).map_err(unreadable)? {
+            None => Ok(()),
+            Some(Mismatch {
+                thread_id,
+                name,
+                finding,
+            }) => Err(Error::ThreadDiffers {
+                requested: self.change.to_string(),
+                thread_id,
+                name,
+                finding: format!("{finding} than the calling thread"),
+            }),
+        }
+    }
+
+    /// Returns what is wrong with another thread.
+    fn check_other_thread(
+        &self,
+        state: &UserState,
+        users: &UserPlan,
+        plan: &Plan,
+        thread: &ThreadIds,
+    ) -> Result<(), &'static str> {
+        if thread.is_kernel_worker {
+            return Ok(());
+        }
+        let other = OtherThread {
+            ids: thread.user_ids,
+            effective: thread.effective,
+            permitted: thread.permitted,
+            ambient: thread.ambient,
+        };
+        let map = uid_map(state);
+        plan::users::check_other_thread(state, users, &other, map)
+            .map_err(reasons::other_thread)?;
+        let ids = match plan.groups {
+            Some(_) => SetgidRequired::ToApply,
+            None => SetgidRequired::Never,
+        };
+        let needs = GroupNeeds {
+            ids,
+            sets_groups: plan.supplementary.is_some(),
+        };
+        match plan::identity::other_thread_can_follow(plan.order, Some(users), needs, &other, map) {
+            true => Ok(()),
+            false => Err("lacks CAP_SETGID in its effective set"),
+        }
+    }
+
+    /// Sets what the restore will have to set to its present value, to find out whether that is
+    /// allowed.
+    pub(super) fn probe(&self, plan: &Plan) -> Result<(), Error> {
+        self.signal
+            .probe()
+            .map_err(|error| self.change_error(error))?;
+        match plan.users.filter(|users| users.restore.sets_capabilities()) {
+            None => Ok(()),
+            Some(users) => {
+                let probed = steps::set_capabilities(users.restore.sets);
+                probed.map_err(|error| self.change_error(error))
+            }
+        }
+    }
+
+    pub(super) fn make(&mut self, plan: Plan) -> Result<(), Error> {
+        self.order = plan.order;
+        let made = match plan.order {
+            Order::GroupsFirst => self
+                .make_supplementary(plan.supplementary)
+                .and_then(|()| self.make_groups(plan.groups))
+                .and_then(|()| self.make_users(plan.users)),
+            Order::UserFirst => self
+                .make_users(plan.users)
+                .and_then(|()| self.make_supplementary(plan.supplementary))
+                .and_then(|()| self.make_groups(plan.groups)),
+        };
+        made.and_then(|()| self.signal.restore())
+            .map_err(|error| self.change_error(error))?;
+        self.check_all_threads()
+    }
+
+    fn make_supplementary(&mut self, original: Option<Vec<Gid>>) -> Result<(), StepError> {
+        let (Some(wanted), Some(original)) = (&self.change.supplementary, original) else {
+            return Ok(());
+        };
+        steps::set_groups(self.scope, wanted)?;
+        self.original_groups = Some(original);
+        steps::verify_groups(wanted)
+    }
+
+    fn make_groups(&mut self, plan: Option<GroupPlan>) -> Result<(), StepError> {
+        let Some(plan) = plan else { return Ok(()) };
+        if plan.inside == self.original.group_ids && !self.change.user.is_empty() {
+            // An identity whose group is the process's own already.
+            return Ok(());
+        }
+        steps::set_ids(self.scope, plan.apply)?;
+        self.group_plan = Some(plan);
+        steps::verify_ids(plan.inside, self.original.group_ids)
+    }
+
+    pub(super) fn make_users(&mut self, plan: Option<UserPlan>) -> Result<(), StepError> {
+        let Some(plan) = plan else { return Ok(()) };
+        steps::set_ids(self.scope, plan.apply)?;
+        self.user_plan = Some(plan);
+        steps::verify_ids(plan.inside.ids, self.original.user_ids)?;
+        if plan.clear_ambient {
+            steps::clear_ambient()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Verifies that libc changed every thread.
+    pub(super) fn check_all_threads(&self) -> Result<(), Error> {
+        let Some(tasks) = &self.tasks else {
+            return Ok(());
+        };
+        let inside = self.current();
+        let wanted = self.change.supplementary.as_deref().map(sorted);
+        let found = tasks.find_mismatch(&self.expected(inside, self.original, wanted.as_deref()));
+        match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
+            None => {
+                // For the restore, which might find all descriptors used up.
+                tasks.reserve();
+                Ok(())
+            }
+            Some(Mismatch {
+                thread_id, name, ..
+            }) => Err(Error::ThreadNotChanged {
+                requested: self.change.to_string(),
+                thread_id,
+                name,
+            }),
+        }
+    }
+
+    /// What every thread must be after the ids were set from `before` to `ids`.
+    pub(super) fn expected<'a>(
+        &self,
+        ids: Originals,
+        before: Originals,
+        groups: Option<&'a [Gid]>,
+    ) -> Expected<'a> {
+        let groups = groups.filter(|_| self.original_groups.is_some());
+        let effective_suffices = groups.is_none()
+            && match (&self.user_plan, &self.group_plan) {
+                (Some(_), None) => steps::effective_id_suffices(ids.user_ids, before.user_ids),
+                (None, Some(_)) => steps::effective_id_suffices(ids.group_ids, before.group_ids),
+                _ => false,
+            };
+        Expected {
+            user_ids: self.user_plan.map(|_| ids.user_ids),
+            group_ids: self.group_plan.map(|_| ids.group_ids),
+            groups,
+            effective_suffices,
+        }
+    }
+
+    // ---- Errors
+
+    /// The ids of the kinds that the change is about, as they are now.
+    pub(super) fn current(&self) -> Originals {
+        Originals {
+            user_ids: self
+                .user_plan
+                .map_or(self.original.user_ids, |plan| plan.inside.ids),
+            group_ids: self
+                .group_plan
+                .map_or(self.original.group_ids, |plan| plan.inside),
+            ..self.original
+        }
+    }
+
+    pub(super) fn change_error(&self, error: StepError) -> Error {
+        let (requested, ids) = (self.change.to_string(), self.current().to_string());
+        let is_user_call = error.call == "setresuid";
+        match error.errno() {
+            Some(Errno::EPERM) => Error::NotPermitted {
+                requested,
+                ids,
+                reason: reasons::permission_denied(error.call),
+            },
+            Some(Errno::EINVAL) if is_user_call => Error::UnmappedUid { requested, ids },
+            Some(Errno::EINVAL) => Error::UnmappedGid { requested, ids },
+            _ => {
+                let StepError { call, os_error } = error;
+                Error::SyscallFailed {
+                    call,
+                    requested,
+                    ids,
+                    os_error,
+                }
+            }
+        }
+    }
+
+    fn refused(&self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Irreversible(reason) => self.irreversible(reason),
+            Refusal::NotPermitted(reason) => {
+                let (requested, ids) = (self.change.to_string(), self.original.to_string());
+                Error::NotPermitted {
+                    requested,
+                    ids,
+                    reason,
+                }
+            }
+        }
+    }
+
+    fn irreversible(&self, reason: IrreversibleReason) -> Error {
+        let (requested, ids) = (self.change.to_string(), self.original.to_string());
+        Error::Irreversible {
+            requested,
+            ids,
+            reason,
+        }
+    }
+}
+
+fn read_user_state(ids: UserIds) -> Result<UserState, Error> {
+    let sets = read::read_capabilities()?;
+    Ok(UserState {
+        ids,
+        effective: sets.effective,
+        permitted: sets.permitted,
+        inheritable: sets.inheritable,
+        ambient: read::read_ambient(sets)?,
+        securebits: read::read_securebits()?,
+    })
+}
+
+/// If user 0 is not mapped, no id is 0 and none can become 0, so nothing depends on it.
+fn uid_map(state: &UserState) -> UidMap {
+    let may_hide_unmapped = namespace::may_hide_unmapped(state.ids.to_array().into_iter());
+    UidMap {
+        has_zero: true,
+        may_hide_unmapped,
+    }
+}

@@ -1,0 +1,193 @@
+//! The restore of a change, in the reverse order of its steps.
+
+use nix::errno::Errno;
+
+use super::applied::Applied;
+use super::stack::Restore;
+use super::steps::{self, StepError};
+use super::{event, reasons};
+use crate::error::{RestoreError, Unrestored};
+use crate::identity::sorted;
+use crate::kernel::read;
+use crate::kernel::signals::SignalsBlocked;
+use crate::kernel::threads::Mismatch;
+use crate::plan::identity::Order;
+use crate::plan::users::UserPlan;
+use crate::scope::ScopeKind;
+
+impl Restore for Applied {
+    fn scope(&self) -> ScopeKind {
+        self.scope
+    }
+
+    fn wants_event(&self) -> bool {
+        self.started_at.is_some()
+    }
+
+    fn emit_event(&self) {
+        let elapsed = self
+            .started_at
+            .map(|started| started.elapsed())
+            .unwrap_or_default();
+        event::ended(self.scope, &self.change, &self.original, elapsed);
+    }
+
+    fn restore(&self) -> Result<(), RestoreError> {
+        // No handler may run with capabilities that the thread did not have.
+        let raises = self
+            .user_plan
+            .is_some_and(|plan| plan.restore.raises_effective);
+        let _blocked = raises.then(SignalsBlocked::new);
+        match self.order {
+            Order::GroupsFirst => {
+                self.restore_users()?;
+                self.restore_groups()?;
+                self.restore_supplementary()?;
+            }
+            Order::UserFirst => {
+                self.restore_groups()?;
+                self.restore_supplementary()?;
+                self.restore_users()?;
+            }
+        }
+        // After all ids: each change of a user id might change the sets again.
+        self.restore_capabilities()?;
+        self.signal
+            .restore()
+            .map_err(refused(Unrestored::ParentDeathSignal))?;
+        self.check_restored_threads()
+    }
+
+    fn absorb(&mut self, outer: Self) -> Result<(), Self> {
+        // Users: the sets do not follow from the ids alone.
+        if self.user_plan.is_some() || outer.user_plan.is_some() {
+            return Err(outer);
+        }
+        if let Some(mut plan) = outer.group_plan {
+            self.original.group_ids = outer.original.group_ids;
+            if let Some(inner) = self.group_plan {
+                plan.inside = inner.inside;
+                plan.restore.real = plan.restore.real.or(inner.restore.real);
+                plan.restore.effective = plan.restore.effective.or(inner.restore.effective);
+                plan.restore.saved = plan.restore.saved.or(inner.restore.saved);
+            }
+            self.group_plan = Some(plan);
+            self.signal = outer.signal;
+        }
+        self.original_groups = outer.original_groups.or(self.original_groups.take());
+        self.started_at = outer.started_at;
+        Ok(())
+    }
+}
+
+impl Applied {
+    fn restore_groups(&self) -> Result<(), RestoreError> {
+        let Some(plan) = &self.group_plan else {
+            return Ok(());
+        };
+        let original = self.original.group_ids;
+        let odd_filesystem_id =
+            (original.filesystem != original.effective).then_some(original.filesystem);
+        steps::set_ids(self.scope, plan.restore)
+            .and_then(|()| {
+                odd_filesystem_id
+                    .into_iter()
+                    .for_each(steps::set_filesystem_id);
+                steps::verify_ids(original, plan.inside)
+            })
+            .map_err(refused(Unrestored::GroupIds(original)))
+    }
+
+    fn restore_supplementary(&self) -> Result<(), RestoreError> {
+        let Some(groups) = &self.original_groups else {
+            return Ok(());
+        };
+        steps::set_groups(self.scope, groups)
+            .and_then(|()| steps::verify_groups(groups))
+            .map_err(refused(Unrestored::SupplementaryGroups))
+    }
+
+    fn restore_users(&self) -> Result<(), RestoreError> {
+        let Some(plan) = &self.user_plan else {
+            return Ok(());
+        };
+        self.restore_user_ids(plan)
+            .map_err(refused(Unrestored::UserIds(self.original.user_ids)))
+    }
+
+    /// Restores the user ids, and leaves the capability sets as the kernel then has them.
+    pub(super) fn restore_user_ids(&self, plan: &UserPlan) -> Result<(), StepError> {
+        let restore = &plan.restore;
+        if restore.capset_before_ids {
+            steps::set_capabilities(restore.sets)?;
+        }
+        if let Some(ids) = restore.ids {
+            steps::set_ids(self.scope, ids)?;
+        }
+        if restore.capset_before_filesystem {
+            steps::set_capabilities(restore.sets)?;
+        }
+        restore
+            .filesystem
+            .into_iter()
+            .for_each(steps::set_filesystem_id);
+        steps::verify_ids(self.original.user_ids, plan.inside.ids)
+    }
+
+    fn restore_capabilities(&self) -> Result<(), RestoreError> {
+        let Some(plan) = &self.user_plan else {
+            return Ok(());
+        };
+        self.restore_capability_sets(plan)
+            .map_err(refused(Unrestored::Capabilities))
+    }
+
+    pub(super) fn restore_capability_sets(&self, plan: &UserPlan) -> Result<(), StepError> {
+        let restore = &plan.restore;
+        if read::read_capabilities()? != restore.sets {
+            steps::set_capabilities(restore.sets)?;
+        }
+        steps::raise_ambient(restore.ambient)
+    }
+
+    fn check_restored_threads(&self) -> Result<(), RestoreError> {
+        let Some(opened) = &self.tasks else {
+            return Ok(());
+        };
+        let groups = self.original_groups.as_deref().map(sorted);
+        let expected = self.expected(self.original, self.current(), groups.as_deref());
+        let found = match opened.is_of_this_process() {
+            true => opened.find_mismatch(&expected),
+            false => opened
+                .of_forked_child()
+                .and_then(|tasks| tasks.find_mismatch(&expected)),
+        };
+        let (thread_id, os_error) = match found {
+            Ok(None) => return Ok(()),
+            Ok(Some(Mismatch { thread_id, .. })) => (thread_id, crate::error::no_effect_error()),
+            Err(error) => (0, error),
+        };
+        let what = Unrestored::OtherThread { thread_id };
+        Err(RestoreError::Refused {
+            what,
+            call: "all threads",
+            os_error,
+            lost_capability: None,
+        })
+    }
+}
+
+fn refused(what: Unrestored) -> impl FnOnce(StepError) -> RestoreError {
+    move |error| {
+        let lost_capability = match error.errno() {
+            Some(Errno::EPERM) => reasons::lost_capability(&what),
+            _ => None,
+        };
+        RestoreError::Refused {
+            what,
+            call: error.call,
+            os_error: error.os_error,
+            lost_capability,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Switching an active guard directly to another identity.
+
+use rustix::thread::CapabilitySet;
+
+use super::abort;
+use super::applied::{Applied, Plan};
+use super::stack::Restore;
+use super::steps::{self, StepError};
+use crate::change::Change;
+use crate::error::Error;
+use crate::identity::sorted;
+use crate::kernel::read;
+use crate::kernel::signals::SignalsBlocked;
+use crate::plan::SetResArgs;
+use crate::plan::identity::Order;
+use crate::plan::users::UserPlan;
+
+impl Applied {
+    /// Switches to `next`, which requests the same kinds of id as the present change.
+    ///
+    /// If this fails, the identity is what it was.
+    pub(crate) fn switch(&mut self, next: Change) -> Result<(), Error> {
+        next.validate()?;
+        if next == self.change {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.change, next);
+        let switched = self.switch_from(&before);
+        if switched.is_err() {
+            self.change = before;
+        }
+        switched
+    }
+
+    fn switch_from(&mut self, before: &Change) -> Result<(), Error> {
+        let mut next = self.plan_switch(before)?;
+        let previous = Plan {
+            groups: self.group_plan,
+            users: self.user_plan,
+            supplementary: self.original_groups.clone(),
+            order: self.order,
+        };
+        self.probe(&next)?;
+        // No handler may run with capabilities that the thread did not have.
+        let raises = |plan: &UserPlan| plan.restore.raises_effective;
+        let _blocked = self
+            .user_plan
+            .as_ref()
+            .is_some_and(raises)
+            .then(SignalsBlocked::new);
+        let mut is_changed = false;
+        let switched = self
+            .make_switch(&mut next, before, &mut is_changed)
+            .map_err(|error| self.change_error(error))
+            .and_then(|()| self.check_all_threads());
+        let Err(error) = switched else { return Ok(()) };
+        if is_changed {
+            self.roll_back(before.clone(), previous);
+        }
+        Err(error)
+    }
+
+    /// Plans from the original identity, to which the guard must be able to return.
+    fn plan_switch(&self, before: &Change) -> Result<Plan, Error> {
+        // The groups to restore stay the original ones, if others were set before.
+        let supplementary = match &self.original_groups {
+            Some(groups) => Some(groups.clone()),
+            None if sets_groups(&self.change, before) => Some(read::supplementary_groups()?),
+            None => None,
+        };
+        self.plan(supplementary)
+    }
+
+    fn make_switch(
+        &mut self,
+        next: &mut Plan,
+        before: &Change,
+        is_changed: &mut bool,
+    ) -> Result<(), StepError> {
+        let now = self.current();
+        let group_ids = next
+            .groups
+            .map_or(self.original.group_ids, |plan| plan.inside);
+        let user_ids = next
+            .users
+            .map_or(self.original.user_ids, |plan| plan.inside.ids);
+        let sets_groups = sets_groups(&self.change, before);
+        let changes_groups = sets_groups || group_ids != now.group_ids;
+        // Groups can be set only on the side of the user on which CAP_SETGID is effective.
+        let is_outside_needed = match &self.user_plan {
+            None => false,
+            Some(plan) => {
+                user_ids != now.user_ids
+                    || changes_groups
+                        && self.order == Order::GroupsFirst
+                        && !plan.inside.effective.contains(CapabilitySet::SETGID)
+            }
+        };
+        if let Some(plan) = self.user_plan.filter(|_| is_outside_needed) {
+            *is_changed = true;
+            self.restore_user_ids(&plan)?;
+            if plan.restore.sets_capabilities() || next.users.is_none() {
+                self.restore_capability_sets(&plan)?;
+            }
+            self.user_plan = None;
+        }
+        if next.order == Order::UserFirst {
+            self.make_next_user(next, is_changed)?;
+        }
+        if sets_groups {
+            let wanted = self.change.supplementary.clone().unwrap_or_default();
+            steps::set_groups(self.scope, &wanted)?;
+            *is_changed = true;
+            self.original_groups = next.supplementary.take().or(self.original_groups.take());
+            steps::verify_groups(&wanted)?;
+        }
+        if group_ids != now.group_ids {
+            let (real, saved) = (group_ids.real, group_ids.saved);
+            let args = SetResArgs {
+                real: Some(real).filter(|&real| real != now.group_ids.real),
+                effective: Some(group_ids.effective),
+                saved: Some(saved).filter(|&saved| saved != now.group_ids.saved),
+            };
+            steps::set_ids(self.scope, args)?;
+            *is_changed = true;
+            self.group_plan = next.groups.or(self.group_plan);
+            steps::verify_ids(group_ids, now.group_ids)?;
+        }
+        if next.order == Order::GroupsFirst {
+            self.make_next_user(next, is_changed)?;
+        }
+        self.order = next.order;
+        self.signal.restore()
+    }
+
+    fn make_next_user(&mut self, next: &Plan, is_changed: &mut bool) -> Result<(), StepError> {
+        if self.user_plan.is_some() {
+            return Ok(());
+        }
+        *is_changed |= next.users.is_some();
+        self.make_users(next.users)
+    }
+
+    /// Returns to the identity before a failed switch, through the original one, or aborts.
+    fn roll_back(&mut self, before: Change, previous: Plan) {
+        self.restore()
+            .unwrap_or_else(|error| abort::abort_with(&error));
+        (self.group_plan, self.user_plan, self.original_groups) = (None, None, None);
+        self.change = before;
+        self.make(previous)
+            .unwrap_or_else(|error| abort::abort_with(&error));
+    }
+}
+
+fn sets_groups(next: &Change, before: &Change) -> bool {
+    match (&next.supplementary, &before.supplementary) {
+        (Some(next), Some(before)) => sorted(next) != sorted(before),
+        _ => false,
+    }
+}
