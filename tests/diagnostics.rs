@@ -27,17 +27,13 @@ fn main() -> std::process::ExitCode {
 }
 
 fn section() -> &'static str {
-    let (_, section) = include_str!("../docs/guide.md")
-        .split_once("\n## When it says no\n")
-        .expect("the section");
+    let (_, section) = include_str!("../docs/guide.md").split_once("\n## When it says no\n").expect("the section");
     section.split("\n## ").next().unwrap_or_default()
 }
 
 /// The quote under this heading.
 fn quote(heading: &str) -> &'static str {
-    let (_, rest) = section()
-        .split_once(&format!("\n### {heading}\n"))
-        .expect(heading);
+    let (_, rest) = section().split_once(&format!("\n### {heading}\n")).expect(heading);
     let rest = rest.split("\n### ").next().unwrap_or_default();
     let (_, quote) = rest.split_once("```text\n").expect("a quote");
     quote.split_once("```").expect("its end").0
@@ -50,11 +46,7 @@ fn normal(text: &str) -> String {
         let id = ["thread", "real", "effective", "saved", "filesystem"].contains(&before);
         before = word.trim_start_matches('(');
         let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
-        if id && rest != word {
-            format!("N{rest}")
-        } else {
-            word.to_owned()
-        }
+        if id && rest != word { format!("N{rest}") } else { word.to_owned() }
     });
     words.collect::<Vec<_>>().join(" ")
 }
@@ -69,27 +61,17 @@ fn says(heading: &str, message: impl std::fmt::Display) {
 #[track_caller]
 fn compiler_says(heading: &str, said: &str) {
     for line in quote(heading).lines() {
-        assert!(
-            said.lines().any(|said| said.trim() == line.trim()),
-            "{line}"
-        );
+        assert!(said.lines().any(|said| said.trim() == line.trim()), "{line}");
     }
 }
 
 fn every_quote_is_compared() {
     let this = include_str!("diagnostics.rs");
-    let headings: Vec<&str> = section()
-        .lines()
-        .filter_map(|line| line.strip_prefix("### "))
-        .collect();
+    let headings: Vec<&str> = section().lines().filter_map(|line| line.strip_prefix("### ")).collect();
     assert_eq!(headings.len(), 13);
     assert_eq!(section().matches("```text").count(), headings.len());
     for heading in headings {
-        assert_eq!(
-            this.matches(&format!("says(\"{heading}\", ")).count(),
-            1,
-            "{heading}"
-        );
+        assert_eq!(this.matches(&format!("says(\"{heading}\", ")).count(), 1, "{heading}");
     }
 }
 
@@ -99,10 +81,7 @@ fn no_privilege() {
 }
 
 fn a_wrong_name() {
-    says(
-        "A name that no group has",
-        Gid::from_group_name("wwwdata").unwrap_err(),
-    );
+    says("A name that no group has", Gid::from_group_name("wwwdata").unwrap_err());
 }
 
 fn what_the_compiler_says() {
@@ -110,10 +89,7 @@ fn what_the_compiler_says() {
     compiler_says("A guard without a name", unnamed);
     assert!(unnamed.contains("help: use `let _ = ...` to ignore the resulting value"));
     compiler_says("`let _ =`", include_str!("compile/ended_at_once.stderr"));
-    compiler_says(
-        "A guard held across an `.await`",
-        include_str!("compile/held_across_an_await.stderr"),
-    );
+    compiler_says("A guard held across an `.await`", include_str!("compile/held_across_an_await.stderr"));
 }
 
 fn a_named_guard_lives_and_an_unnamed_one_does_not() {
@@ -129,19 +105,14 @@ fn a_named_guard_lives_and_an_unnamed_one_does_not() {
 fn another_thread_has_a_guard() {
     let (tell, told) = std::sync::mpsc::channel();
     let (end, ended) = std::sync::mpsc::channel::<()>();
-    let other = std::thread::Builder::new()
-        .name("reports".into())
-        .spawn(move || {
-            let _guard = GroupChange::new().assume().unwrap();
-            tell.send(()).unwrap();
-            // Also where the sender is dropped.
-            _ = ended.recv();
-        });
+    let other = std::thread::Builder::new().name("reports".into()).spawn(move || {
+        let _guard = GroupChange::new().assume().unwrap();
+        tell.send(()).unwrap();
+        // Also where the sender is dropped.
+        _ = ended.recv();
+    });
     told.recv().unwrap();
-    says(
-        "A guard of another thread",
-        GroupChange::new().assume().unwrap_err(),
-    );
+    says("A guard of another thread", GroupChange::new().assume().unwrap_err());
     drop(end);
     other.unwrap().join().unwrap();
     GroupChange::new().assume().unwrap().restore().unwrap();
@@ -149,44 +120,25 @@ fn another_thread_has_a_guard() {
 
 fn a_process_guard_inside_a_thread_guard() {
     let _guard = GroupChange::new().assume_on_thread().unwrap();
-    says(
-        "A process guard inside a thread guard",
-        GroupChange::new().assume().unwrap_err(),
-    );
-    GroupChange::new()
-        .assume_on_thread()
-        .unwrap()
-        .restore()
-        .unwrap();
+    says("A process guard inside a thread guard", GroupChange::new().assume().unwrap_err());
+    GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
 }
 
 fn a_drop_with_other_threads() {
     let _other = Sibling::start();
-    says(
-        "A drop with other threads",
-        PermanentDrop::to_group(1004).apply().unwrap_err(),
-    );
+    says("A drop with other threads", PermanentDrop::to_group(1004).apply().unwrap_err());
 }
 
 /// What `#[tokio::main]` makes of an `async fn main`.
 fn a_drop_under_tokio() {
-    let runtime = || {
-        tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let drop = || PermanentDrop::to_group(1004).apply();
     kernel::passes_in_child(|| {
         let inside = runtime().block_on(async { drop() });
-        assert!(
-            matches!(inside, Err(Error::SeveralThreads { threads: 2.. })),
-            "{inside:?}"
-        );
+        assert!(matches!(inside, Err(Error::SeveralThreads { threads: 2.. })), "{inside:?}");
     });
     drop().unwrap();
-    let of_a_worker =
-        runtime().block_on(async { tokio::spawn(async { kernel::ids() }).await.unwrap() });
+    let of_a_worker = runtime().block_on(async { tokio::spawn(async { kernel::ids() }).await.unwrap() });
     assert_eq!(of_a_worker, [1004; 4]);
 }
 
@@ -202,10 +154,7 @@ fn the_group_that_means_leave_alone() {
 
 fn a_group_that_is_not_mapped() {
     let ran = kernel::passes_in_own_namespace(|| {
-        says(
-            "A group that is not mapped",
-            GroupGuard::assume(1004).unwrap_err(),
-        );
+        says("A group that is not mapped", GroupGuard::assume(1004).unwrap_err());
     });
     if !ran {
         common::ignore("no user namespace can be made here");
@@ -213,25 +162,14 @@ fn a_group_that_is_not_mapped() {
 }
 
 fn an_id_that_could_not_be_put_back() {
-    let namespace = Namespace {
-        ids: [1000; 4],
-        groups: &[],
-        gid_map: "0 0 1000\n1001 1001 9000\n",
-        ..kernel::SUBORDINATE
-    };
+    let namespace = Namespace { ids: [1000; 4], groups: &[], gid_map: "0 0 1000\n1001 1001 9000\n", ..kernel::SUBORDINATE };
     kernel::passes_in(namespace, || {
-        says(
-            "An id that could not be put back",
-            GroupGuard::assume(1004).unwrap_err(),
-        );
+        says("An id that could not be put back", GroupGuard::assume(1004).unwrap_err());
     });
 }
 
 fn a_way_back_that_is_refused() {
     kernel::start_from([3; 4], &[]);
     sandbox::refuse(libc::SYS_setresgid, &[(1, 3)]);
-    says(
-        "A way back that is refused",
-        kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap())),
-    );
+    says("A way back that is refused", kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap())));
 }

@@ -35,25 +35,17 @@ const README: &str = include_str!("../README.md");
 
 /// The text under this heading of README.md.
 fn section(heading: &str) -> &'static str {
-    let (_, rest) = README
-        .split_once(&format!("\n## {heading}\n"))
-        .expect(heading);
+    let (_, rest) = README.split_once(&format!("\n## {heading}\n")).expect(heading);
     rest.split("\n## ").next().expect("a text")
 }
 
 fn every_row_has_a_case() {
-    let rows = section("Beside hand-written code")
-        .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let rows = section("Beside hand-written code").lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
     let rows: Vec<&str> = rows.filter(|&cell| cell != "where").collect();
     assert_eq!(rows.len(), 8);
     let this = include_str!("readme.rs");
     for row in rows {
-        assert_eq!(
-            this.matches(&format!("\n/// {row}\nfn ")).count(),
-            1,
-            "{row}"
-        );
+        assert_eq!(this.matches(&format!("\n/// {row}\nfn ")).count(), 1, "{row}");
     }
 }
 
@@ -66,12 +58,7 @@ fn by_hand(work: impl FnOnce() -> Result<(), i32>) -> Result<(), i32> {
 
 /// The ids that are left by hand, and that are left by a guard; each in a process of its own.
 #[track_caller]
-fn left(
-    start: impl Fn(),
-    work: impl Fn() -> Result<(), i32>,
-    by_hand_leaves: Ids,
-    guard_leaves: Ids,
-) {
+fn left(start: impl Fn(), work: impl Fn() -> Result<(), i32>, by_hand_leaves: Ids, guard_leaves: Ids) {
     kernel::passes_in_child(|| {
         start();
         _ = catch_unwind(AssertUnwindSafe(|| by_hand(&work)));
@@ -79,9 +66,7 @@ fn left(
     });
     kernel::passes_in_child(|| {
         start();
-        _ = catch_unwind(AssertUnwindSafe(|| {
-            GroupGuard::assume(1004).unwrap().run(&work).unwrap()
-        }));
+        _ = catch_unwind(AssertUnwindSafe(|| GroupGuard::assume(1004).unwrap().run(&work).unwrap()));
         assert_eq!(kernel::ids(), guard_leaves, "with a guard");
     });
 }
@@ -105,32 +90,18 @@ fn where_the_work_fails_or_panics() {
 
 /// the saved set-group-ID was another
 fn the_saved_id() {
-    left(
-        || kernel::start_from([3, 3, 5, 3], &[]),
-        is_group_1004,
-        [3; 4],
-        [3, 3, 5, 3],
-    );
+    left(|| kernel::start_from([3, 3, 5, 3], &[]), is_group_1004, [3; 4], [3, 3, 5, 3]);
 }
 
 /// the filesystem group ID was another
 fn the_filesystem_id() {
-    left(
-        || kernel::start_from([3, 3, 3, 7], &[]),
-        is_group_1004,
-        [3; 4],
-        [3, 3, 3, 7],
-    );
+    left(|| kernel::start_from([3, 3, 3, 7], &[]), is_group_1004, [3; 4], [3, 3, 3, 7]);
 }
 
 /// a parent-death signal was set (`PR_SET_PDEATHSIG`)
 fn the_parent_death_signal() {
     kernel::set_death_signal(libc::SIGUSR1);
-    GroupGuard::assume(1004)
-        .unwrap()
-        .run(is_group_1004)
-        .unwrap()
-        .unwrap();
+    GroupGuard::assume(1004).unwrap().run(is_group_1004).unwrap().unwrap();
     assert_eq!(kernel::death_signal(), libc::SIGUSR1);
     by_hand(is_group_1004).unwrap();
     assert_eq!(kernel::death_signal(), 0);
@@ -153,10 +124,7 @@ fn the_group_that_means_leave_alone() {
     let [real, effective, _] = kernel::getresgid();
     kernel::raw_setregid(Some(u32::MAX), Some(u32::MAX)).unwrap();
     assert_eq!(kernel::getresgid()[..2], [real, effective]);
-    assert!(matches!(
-        GroupGuard::assume(u32::MAX),
-        Err(Error::InvalidGid)
-    ));
+    assert!(matches!(GroupGuard::assume(u32::MAX), Err(Error::InvalidGid)));
     assert_eq!(kernel::identity(), before);
 }
 
@@ -185,54 +153,30 @@ fn a_way_back_that_is_refused() {
         is_group_1004().unwrap();
     });
     let line = kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap()));
-    assert!(
-        line.contains("cannot go back to real 3, effective 3"),
-        "{line}"
-    );
-    assert!(matches!(
-        GroupGuard::assume(1004).unwrap().run(is_group_1004),
-        Err(Error::NotRestored { .. })
-    ));
+    assert!(line.contains("cannot go back to real 3, effective 3"), "{line}");
+    assert!(matches!(GroupGuard::assume(1004).unwrap().run(is_group_1004), Err(Error::NotRestored { .. })));
 }
 
 fn what_cannot_be_undone() {
     kernel::start_from([3, 4, 5, 4], &[]);
     kernel::give_up_capabilities(CAP_SETGID);
-    assert!(matches!(
-        GroupGuard::assume(4),
-        Err(Error::Irreversible { .. })
-    ));
+    assert!(matches!(GroupGuard::assume(4), Err(Error::Irreversible { .. })));
     assert_eq!(kernel::ids(), [3, 4, 5, 4]);
     kernel::raw_setregid(Some(4), Some(4)).expect("os.setregid makes it");
     assert_eq!(kernel::raw_setregid(Some(3), Some(4)), Err(libc::EPERM));
 }
 
 fn a_number_that_has_no_name() {
-    let named = |gid: &u32| {
-        nix::unistd::Group::from_gid((*gid).into())
-            .expect("the database")
-            .is_some()
-    };
-    let nameless = (9000..10_000)
-        .find(|gid| !named(gid))
-        .expect("a number without a name");
+    let named = |gid: &u32| nix::unistd::Group::from_gid((*gid).into()).expect("the database").is_some();
+    let nameless = (9000..10_000).find(|gid| !named(gid)).expect("a number without a name");
     let before = kernel::ids();
-    GroupGuard::assume(nameless)
-        .unwrap()
-        .run(|| assert_eq!(kernel::ids()[1], nameless))
-        .unwrap();
+    GroupGuard::assume(nameless).unwrap().run(|| assert_eq!(kernel::ids()[1], nameless)).unwrap();
     assert_eq!(kernel::ids(), before);
 }
 
 /// Every call of the table, as it stands there.
 #[allow(unused, reason = "it is compiled, and never run")]
-fn which_call(
-    group: Gid,
-    groups: Vec<Gid>,
-    [one, other, user]: [u32; 3],
-    longest: Duration,
-    work: fn(),
-) -> Result<(), Error> {
+fn which_call(group: Gid, groups: Vec<Gid>, [one, other, user]: [u32; 3], longest: Duration, work: fn()) -> Result<(), Error> {
     GroupGuard::assume_on_thread(group)?.run(work)?;
     let _guard = GroupGuard::assume_on_thread(group)?;
     let _guard = GroupGuard::assume(group)?;
@@ -240,12 +184,8 @@ fn which_call(
     GroupChange::new().effective(group).assume_on_thread()?;
     GroupGuard::assume_real(group)?;
     GroupChange::new().real(one).effective(other).assume()?;
-    GroupChange::both(group)
-        .no_supplementary()
-        .assume_on_thread()?;
-    GroupChange::both(group)
-        .supplementary(groups)
-        .assume_on_thread()?;
+    GroupChange::both(group).no_supplementary().assume_on_thread()?;
+    GroupChange::both(group).supplementary(groups).assume_on_thread()?;
     let mut guard = GroupGuard::assume_on_thread(group)?;
     guard.switch_to(group)?;
     guard.restore()?;
@@ -253,10 +193,7 @@ fn which_call(
     let found = (Gid::from_group_name("www-data")?, "1004".parse::<Gid>()?);
     privilege_guard::threads()?;
     PermanentDrop::to_account("www-data")?.apply()?;
-    PermanentDrop::to_group(group)
-        .user(user)
-        .no_new_privs()
-        .apply()?;
+    PermanentDrop::to_group(group).user(user).no_new_privs().apply()?;
     GroupGuard::assume(GroupIds::current()?.real)?.drop_permanently()?;
     Ok(())
 }
@@ -264,34 +201,16 @@ fn which_call(
 fn the_calls_in_the_table_compile() {
     let this = include_str!("readme.rs");
     let table = section("Which call do I need?");
-    let calls: Vec<&str> = table
-        .lines()
-        .filter_map(|row| {
-            row.trim_end_matches(" |")
-                .rsplit(" | ")
-                .next()?
-                .strip_prefix('`')
-        })
-        .collect();
-    let calls: Vec<&str> = calls
-        .iter()
-        .flat_map(|cell| cell.trim_end_matches('`').split("`, `"))
-        .collect();
+    let calls: Vec<&str> = table.lines().filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next()?.strip_prefix('`')).collect();
+    let calls: Vec<&str> = calls.iter().flat_map(|cell| cell.trim_end_matches('`').split("`, `")).collect();
     assert!(calls.len() >= 18, "{calls:?}");
     for call in calls {
-        assert!(
-            this.contains(call),
-            "{call} is in README.md, and not in tests/readme.rs"
-        );
+        assert!(this.contains(call), "{call} is in README.md, and not in tests/readme.rs");
     }
 }
 
 fn the_numbers_and_the_commands_are_so() {
-    assert!(README.contains(concat!(
-        "\n- Needs Rust ",
-        env!("CARGO_PKG_RUST_VERSION"),
-        ". `#![forbid(unsafe_code)]`.\n"
-    )));
+    assert!(README.contains(concat!("\n- Needs Rust ", env!("CARGO_PKG_RUST_VERSION"), ". `#![forbid(unsafe_code)]`.\n")));
     assert!(include_str!("../src/lib.rs").contains("\n#![forbid(unsafe_code)]\n"));
     // .ci/run runs what stands there.
     assert!(README.contains("\n```sh\ncargo run --example temporary_change\ncargo test\n```\n"));
@@ -303,8 +222,7 @@ fn file(path: &str) -> Option<String> {
 }
 
 fn security() -> String {
-    file("docs/security.md")
-        .unwrap_or_else(|| common::ignore("needs the folder that it was built from"))
+    file("docs/security.md").unwrap_or_else(|| common::ignore("needs the folder that it was built from"))
 }
 
 fn in_backticks(page: &str) -> impl Iterator<Item = &str> {
@@ -313,29 +231,14 @@ fn in_backticks(page: &str) -> impl Iterator<Item = &str> {
 
 /// The tests that a text names: file and case.
 fn named_in(page: &str) -> Vec<(&str, &str)> {
-    let is_word = |text: &str| {
-        text.chars()
-            .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
-    };
-    in_backticks(page)
-        .filter_map(|name| {
-            name.split_once("::")
-                .filter(|(file, case)| is_word(file) && is_word(case))
-        })
-        .collect()
+    let is_word = |text: &str| text.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
+    in_backticks(page).filter_map(|name| name.split_once("::").filter(|(file, case)| is_word(file) && is_word(case))).collect()
 }
 
 fn is_there((test, case): (&str, &str)) {
     let text = file(&format!("tests/{test}.rs")).expect(test);
-    let ways = [
-        format!(": {case},"),
-        format!("name: \"{case}\""),
-        format!("(\"{case}\", "),
-    ];
-    assert!(
-        ways.iter().any(|way| text.contains(way)),
-        "{test}::{case} is no case"
-    );
+    let ways = [format!(": {case},"), format!("name: \"{case}\""), format!("(\"{case}\", ")];
+    assert!(ways.iter().any(|way| text.contains(way)), "{test}::{case} is no case");
 }
 
 fn the_tests_that_the_pages_name_are_there() {
@@ -348,10 +251,7 @@ fn the_tests_that_the_pages_name_are_there() {
     for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let is_listed = in_backticks(&testing).any(|listed| listed == format!("tests/{name}"));
-        assert!(
-            !name.ends_with(".rs") || is_listed,
-            "{name} is not in docs/testing.md"
-        );
+        assert!(!name.ends_with(".rs") || is_listed, "{name} is not in docs/testing.md");
     }
 }
 
@@ -361,9 +261,7 @@ fn items(list: &str) -> Vec<&str> {
 
 fn every_limit_names_a_test() {
     let security = security();
-    let (_, limits) = security
-        .split_once("\n## What it does not do\n")
-        .expect("the limits");
+    let (_, limits) = security.split_once("\n## What it does not do\n").expect("the limits");
     let limits = items(limits.split("\n[").next().expect("the list"));
     assert!(limits.len() > 15, "{limits:?}");
     for limit in &limits {
@@ -373,14 +271,8 @@ fn every_limit_names_a_test() {
     let cases = file("tests/limits.rs").unwrap();
     let (_, cases) = cases.split_once("cases![").expect("the cases");
     let (cases, _) = cases.split_once("])").expect("their end");
-    for case in cases
-        .split_whitespace()
-        .filter_map(|word| word.strip_suffix(','))
-    {
-        assert!(
-            named_in(&security).contains(&("limits", case)),
-            "limits::{case} is not in docs/security.md"
-        );
+    for case in cases.split_whitespace().filter_map(|word| word.strip_suffix(',')) {
+        assert!(named_in(&security).contains(&("limits", case)), "limits::{case} is not in docs/security.md");
     }
 }
 
@@ -390,10 +282,7 @@ const SHOWN: [(&str, &[(&str, &str)]); 2] = [
         "Coming from Python's `os.setregid`",
         &[
             ("`-1` is an id", "`exact::every_change_sets_what_it_names`"),
-            (
-                "The change ends",
-                "`porting::never_taken_back`, `porting::changed_and_changed_back`",
-            ),
+            ("The change ends", "`porting::never_taken_back`, `porting::changed_and_changed_back`"),
             ("A change that could not", "`readme::what_cannot_be_undone`"),
             (
                 "`PermissionError`",
@@ -416,31 +305,16 @@ const SHOWN: [(&str, &[(&str, &str)]); 2] = [
                 "A process that is started",
                 "`limits::a_process_started_under_a_guard_keeps_the_group`, `limits::a_thread_started_under_a_thread_guard_keeps_the_group`",
             ),
-            (
-                "A file that is opened",
-                "`limits::an_open_descriptor_stays_open`",
-            ),
-            (
-                "`let _ =",
-                "`diagnostics::a_named_guard_lives_and_an_unnamed_one_does_not`, `compile::ended_at_once`",
-            ),
-            (
-                "A leaked guard",
-                "`nesting::a_leaked_guard_counts_as_alive`, `nesting::leaked_guards_are_undone_at_the_end_of_their_thread`",
-            ),
+            ("A file that is opened", "`limits::an_open_descriptor_stays_open`"),
+            ("`let _ =", "`diagnostics::a_named_guard_lives_and_an_unnamed_one_does_not`, `compile::ended_at_once`"),
+            ("A leaked guard", "`nesting::a_leaked_guard_counts_as_alive`, `nesting::leaked_guards_are_undone_at_the_end_of_their_thread`"),
             (
                 "Code that sets ids",
                 "`limits::ids_set_behind_its_back_are_not_seen`, `limits::a_guard_in_a_signal_handler_aborts`, \
                  `limits::a_guard_in_pre_exec_has_ended_in_the_program`",
             ),
-            (
-                "Tells of itself",
-                "`events::the_end_of_a_guard_is_told_as_the_original_group`, `events::nested_guards_are_not_told`",
-            ),
-            (
-                "Needs Rust",
-                "`readme::the_numbers_and_the_commands_are_so`",
-            ),
+            ("Tells of itself", "`events::the_end_of_a_guard_is_told_as_the_original_group`, `events::nested_guards_are_not_told`"),
+            ("Needs Rust", "`readme::the_numbers_and_the_commands_are_so`"),
         ],
     ),
 ];

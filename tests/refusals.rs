@@ -61,10 +61,7 @@ fn says(error: Error, kind: ErrorKind, words: &[&str]) {
     let error = io::Error::from(error);
     assert_eq!(error.kind(), kind, "{message}");
     assert_eq!(error.to_string(), message);
-    assert!(
-        error.get_ref().is_some_and(|inner| inner.is::<Error>()),
-        "{message}"
-    );
+    assert!(error.get_ref().is_some_and(|inner| inner.is::<Error>()), "{message}");
 }
 
 #[track_caller]
@@ -72,44 +69,24 @@ fn says_denied(change: GroupChange, expected: Denial, words: &[&str]) {
     let ids = kernel::ids();
     let error = refused(change.clone());
     match &error {
-        Error::NotPermitted {
-            asked,
-            ids: told,
-            reason,
-        } => {
+        Error::NotPermitted { asked, ids: told, reason } => {
             assert_eq!((asked, *reason), (&change, expected));
-            assert_eq!(
-                [told.real, told.effective, told.saved, told.filesystem],
-                ids.map(Gid::from)
-            );
+            assert_eq!([told.real, told.effective, told.saved, told.filesystem], ids.map(Gid::from));
         }
         other => panic!("{other:?}"),
     }
-    let ids = format!(
-        "real {}, effective {}, saved {}, filesystem {}",
-        ids[0], ids[1], ids[2], ids[3]
-    );
-    says(
-        error,
-        ErrorKind::PermissionDenied,
-        &[words, &[&change.to_string(), &ids]].concat(),
-    );
+    let ids = format!("real {}, effective {}, saved {}, filesystem {}", ids[0], ids[1], ids[2], ids[3]);
+    says(error, ErrorKind::PermissionDenied, &[words, &[&change.to_string(), &ids]].concat());
 }
 
 #[track_caller]
 fn says_irreversible(change: GroupChange, expected: NoReturn, words: &[&str]) {
     let error = refused(change.clone());
     match &error {
-        Error::Irreversible { asked, reason, .. } => {
-            assert_eq!((asked, *reason), (&change, expected))
-        }
+        Error::Irreversible { asked, reason, .. } => assert_eq!((asked, *reason), (&change, expected)),
         other => panic!("{other:?}"),
     }
-    says(
-        error,
-        ErrorKind::PermissionDenied,
-        &[words, &[&change.to_string()]].concat(),
-    );
+    says(error, ErrorKind::PermissionDenied, &[words, &[&change.to_string()]].concat());
 }
 
 fn leave_alone_is_no_group() {
@@ -124,76 +101,31 @@ fn leave_alone_is_no_group() {
     ] {
         let error = refused(change);
         assert!(matches!(error, Error::InvalidGid), "{error:?}");
-        says(
-            error,
-            ErrorKind::InvalidInput,
-            &["4294967295", "(gid_t)-1", "leave the id out"],
-        );
+        says(error, ErrorKind::InvalidInput, &["4294967295", "(gid_t)-1", "leave the id out"]);
     }
     let before = kernel::state();
-    assert!(matches!(
-        GroupGuard::assume(u32::MAX),
-        Err(Error::InvalidGid)
-    ));
-    assert!(matches!(
-        GroupGuard::assume_effective(u32::MAX),
-        Err(Error::InvalidGid)
-    ));
-    assert!(matches!(
-        GroupGuard::assume_real(u32::MAX),
-        Err(Error::InvalidGid)
-    ));
-    assert!(matches!(
-        GroupGuard::assume_on_thread(u32::MAX),
-        Err(Error::InvalidGid)
-    ));
+    assert!(matches!(GroupGuard::assume(u32::MAX), Err(Error::InvalidGid)));
+    assert!(matches!(GroupGuard::assume_effective(u32::MAX), Err(Error::InvalidGid)));
+    assert!(matches!(GroupGuard::assume_real(u32::MAX), Err(Error::InvalidGid)));
+    assert!(matches!(GroupGuard::assume_on_thread(u32::MAX), Err(Error::InvalidGid)));
     assert_eq!(kernel::state(), before);
 }
 
 fn texts_that_are_no_group_ids() {
-    for text in [
-        "",
-        "-1",
-        "+1004",
-        "4294967295",
-        "4294967296",
-        "18446744073709551616",
-        "1004 ",
-        "0x3ec",
-        "1e3",
-        "root",
-        "\u{661}",
-    ] {
+    for text in ["", "-1", "+1004", "4294967295", "4294967296", "18446744073709551616", "1004 ", "0x3ec", "1e3", "root", "\u{661}"] {
         let error = text.parse::<Gid>().unwrap_err();
-        assert!(
-            matches!(&error, Error::NotAGid { text: told } if told == text),
-            "{error:?}"
-        );
-        says(
-            error,
-            ErrorKind::InvalidInput,
-            &[&format!("{text:?}"), "decimal digits", "from_group_name"],
-        );
+        assert!(matches!(&error, Error::NotAGid { text: told } if told == text), "{error:?}");
+        says(error, ErrorKind::InvalidInput, &[&format!("{text:?}"), "decimal digits", "from_group_name"]);
     }
-    assert_eq!(
-        "4294967294".parse::<Gid>().unwrap(),
-        Gid::from_raw(4_294_967_294)
-    );
+    assert_eq!("4294967294".parse::<Gid>().unwrap(), Gid::from_raw(4_294_967_294));
 }
 
 fn a_name_that_no_group_has() {
     // A number is not a name, and nor is what a C string cannot hold.
     for name in ["no-such-group", "1004", "", "-1"] {
         let error = Gid::from_group_name(name).unwrap_err();
-        assert!(
-            matches!(&error, Error::UnknownGroup { name: told } if told == name),
-            "{error:?}"
-        );
-        says(
-            error,
-            ErrorKind::NotFound,
-            &[&format!("{name:?}"), "getent group"],
-        );
+        assert!(matches!(&error, Error::UnknownGroup { name: told } if told == name), "{error:?}");
+        says(error, ErrorKind::NotFound, &[&format!("{name:?}"), "getent group"]);
     }
     assert!(Gid::from_group_name("ro\0ot").is_err());
     assert_eq!(Gid::from_group_name("root").unwrap().as_raw(), 0);
@@ -203,11 +135,7 @@ fn more_groups_than_linux_allows() {
     for change in [GroupChange::new(), GroupChange::both(kernel::ids()[0])] {
         let error = refused(change.supplementary(0..65_537));
         assert!(matches!(error, Error::TooManyGroups), "{error:?}");
-        says(
-            error,
-            ErrorKind::InvalidInput,
-            &["more than 65536 supplementary groups"],
-        );
+        says(error, ErrorKind::InvalidInput, &["more than 65536 supplementary groups"]);
     }
 }
 
@@ -226,16 +154,9 @@ fn privileged_changes() -> [GroupChange; 6] {
 fn an_ordinary_user_may_not() {
     kernel::set_death_signal(libc::SIGTERM);
     for change in privileged_changes() {
-        says_denied(
-            change,
-            Denial::NoCapability,
-            &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"],
-        );
+        says_denied(change, Denial::NoCapability, &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"]);
     }
-    println!(
-        "= {} changes refused to an ordinary user, nothing changed",
-        privileged_changes().len() * SCOPES.len()
-    );
+    println!("= {} changes refused to an ordinary user, nothing changed", privileged_changes().len() * SCOPES.len());
 }
 
 fn without_cap_setgid() {
@@ -243,19 +164,11 @@ fn without_cap_setgid() {
     kernel::give_up_capabilities(kernel::CAP_SETGID);
     kernel::set_death_signal(libc::SIGTERM);
     for change in privileged_changes() {
-        says_denied(
-            change,
-            Denial::NoCapability,
-            &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"],
-        );
+        says_denied(change, Denial::NoCapability, &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"]);
     }
     for scope in SCOPES {
         let own = GroupChange::both(1001).supplementary([1010]);
-        scope
-            .assume(own)
-            .expect("the groups that are there already need no privilege")
-            .restore()
-            .unwrap();
+        scope.assume(own).expect("the groups that are there already need no privilege").restore().unwrap();
     }
 }
 
@@ -264,11 +177,7 @@ fn cap_setgid_held_but_not_effective() {
     kernel::lower_capabilities(kernel::CAP_SETGID);
     kernel::set_death_signal(libc::SIGTERM);
     for change in privileged_changes() {
-        says_denied(
-            change,
-            Denial::NotEffective,
-            &["CAP_SETGID", "permitted set but not in the effective one"],
-        );
+        says_denied(change, Denial::NotEffective, &["CAP_SETGID", "permitted set but not in the effective one"]);
     }
     kernel::raise_capabilities(kernel::CAP_SETGID);
     GroupGuard::assume(4711).unwrap().restore().unwrap();
@@ -278,16 +187,8 @@ fn a_filter_refuses_the_ids() {
     kernel::start_from([1001; 4], &[1010]);
     kernel::set_death_signal(libc::SIGTERM);
     sandbox::refuse(libc::SYS_setresgid, &[]);
-    for change in [
-        GroupChange::both(4711),
-        GroupChange::new().effective(4711),
-        GroupChange::both(4711).supplementary([4711]),
-    ] {
-        says_denied(
-            change,
-            Denial::Sandbox,
-            &["although CAP_SETGID is effective", "seccomp"],
-        );
+    for change in [GroupChange::both(4711), GroupChange::new().effective(4711), GroupChange::both(4711).supplementary([4711])] {
+        says_denied(change, Denial::Sandbox, &["although CAP_SETGID is effective", "seccomp"]);
     }
 }
 
@@ -295,70 +196,29 @@ fn a_filter_refuses_the_groups() {
     kernel::start_from([1001; 4], &[1010]);
     kernel::set_death_signal(libc::SIGTERM);
     sandbox::refuse(libc::SYS_setgroups, &[]);
-    for change in [
-        GroupChange::new().no_supplementary(),
-        GroupChange::both(4711).supplementary([4711]),
-    ] {
-        says_denied(
-            change,
-            Denial::Sandbox,
-            &["although CAP_SETGID is effective", "seccomp"],
-        );
+    for change in [GroupChange::new().no_supplementary(), GroupChange::both(4711).supplementary([4711])] {
+        says_denied(change, Denial::Sandbox, &["although CAP_SETGID is effective", "seccomp"]);
     }
 }
 
 fn a_filter_answers_another_errno() {
     kernel::start_from([1001; 4], &[1010]);
     kernel::set_death_signal(libc::SIGTERM);
-    sandbox::answer(
-        libc::SYS_setresgid,
-        &[],
-        sandbox::Answer::Errno(libc::ENOSYS),
-    );
-    sandbox::answer(
-        libc::SYS_setgroups,
-        &[],
-        sandbox::Answer::Errno(libc::ENOMEM),
-    );
+    sandbox::answer(libc::SYS_setresgid, &[], sandbox::Answer::Errno(libc::ENOSYS));
+    sandbox::answer(libc::SYS_setgroups, &[], sandbox::Answer::Errno(libc::ENOMEM));
     for (change, call_made, errno, kind) in [
-        (
-            GroupChange::both(4711),
-            "setresgid",
-            libc::ENOSYS,
-            ErrorKind::Unsupported,
-        ),
-        (
-            GroupChange::both(4711).no_supplementary(),
-            "setgroups",
-            libc::ENOMEM,
-            ErrorKind::OutOfMemory,
-        ),
+        (GroupChange::both(4711), "setresgid", libc::ENOSYS, ErrorKind::Unsupported),
+        (GroupChange::both(4711).no_supplementary(), "setgroups", libc::ENOMEM, ErrorKind::OutOfMemory),
     ] {
         let error = refused(change.clone());
         match &error {
-            Error::Call {
-                call,
-                asked,
-                source,
-                ..
-            } => {
-                assert_eq!(
-                    (*call, asked, source.raw_os_error()),
-                    (call_made, &change, Some(errno))
-                );
+            Error::Call { call, asked, source, .. } => {
+                assert_eq!((*call, asked, source.raw_os_error()), (call_made, &change, Some(errno)));
             }
             other => panic!("{other:?}"),
         }
         assert!(error.source().is_some());
-        says(
-            error,
-            kind,
-            &[
-                call_made,
-                &change.to_string(),
-                "real 1001, effective 1001, saved 1001, filesystem 1001",
-            ],
-        );
+        says(error, kind, &[call_made, &change.to_string(), "real 1001, effective 1001, saved 1001, filesystem 1001"]);
     }
 }
 
@@ -367,53 +227,27 @@ fn an_id_that_would_be_lost() {
     kernel::start_from([1001, 1002, 1003, 1002], &[1010]);
     kernel::give_up_capabilities(kernel::CAP_SETGID);
     kernel::set_death_signal(libc::SIGTERM);
-    for change in [
-        GroupChange::both(1001),
-        GroupChange::both(1003),
-        GroupChange::both(1002),
-    ] {
+    for change in [GroupChange::both(1001), GroupChange::both(1003), GroupChange::both(1002)] {
         let ids = "real 1001, effective 1002, saved 1003, filesystem 1002";
-        says_irreversible(
-            change,
-            NoReturn::WouldBeLost,
-            &[
-                ids,
-                "without CAP_SETGID",
-                "assume_effective",
-                "PermanentDrop",
-            ],
-        );
+        says_irreversible(change, NoReturn::WouldBeLost, &[ids, "without CAP_SETGID", "assume_effective", "PermanentDrop"]);
     }
     for scope in SCOPES {
         let swapped = GroupChange::new().real(1002).effective(1001);
-        scope
-            .assume(swapped)
-            .expect("all three stay in reach")
-            .restore()
-            .unwrap();
+        scope.assume(swapped).expect("all three stay in reach").restore().unwrap();
     }
 }
 
 fn an_odd_filesystem_id_that_would_be_lost() {
     kernel::start_from([1001, 1001, 1001, 1009], &[]);
     kernel::give_up_capabilities(kernel::CAP_SETGID);
-    for change in [
-        GroupChange::both(1001),
-        GroupChange::new().effective(1001),
-        GroupChange::new().real(1001),
-    ] {
+    for change in [GroupChange::both(1001), GroupChange::new().effective(1001), GroupChange::new().real(1001)] {
         says_irreversible(change, NoReturn::WouldBeLost, &["filesystem 1009"]);
     }
 }
 
 /// Groups 0 to 9 and 100, as 0 to 9 and 100.
-const PART: Namespace = Namespace {
-    ids: [1, 2, 3, 2],
-    groups: &[4, 5],
-    uid_map: kernel::ALL_IDS,
-    gid_map: "0 0 10\n100 100 1\n",
-    denies_setgroups: false,
-};
+const PART: Namespace =
+    Namespace { ids: [1, 2, 3, 2], groups: &[4, 5], uid_map: kernel::ALL_IDS, gid_map: "0 0 10\n100 100 1\n", denies_setgroups: false };
 
 fn an_id_without_mapping() {
     kernel::passes_in(PART, || {
@@ -426,21 +260,9 @@ fn an_id_without_mapping() {
             GroupChange::both(1004).supplementary([6]),
         ] {
             let error = refused(change.clone());
-            assert!(
-                matches!(&error, Error::NoMapping { asked, .. } if *asked == change),
-                "{error:?}"
-            );
+            assert!(matches!(&error, Error::NoMapping { asked, .. } if *asked == change), "{error:?}");
             let ids = "real 1, effective 2, saved 3, filesystem 2";
-            says(
-                error,
-                ErrorKind::InvalidInput,
-                &[
-                    &change.to_string(),
-                    ids,
-                    "not mapped in this user namespace",
-                    "/proc/self/gid_map",
-                ],
-            );
+            says(error, ErrorKind::InvalidInput, &[&change.to_string(), ids, "not mapped in this user namespace", "/proc/self/gid_map"]);
         }
         GroupGuard::assume(100).unwrap().restore().unwrap();
     });
@@ -448,51 +270,23 @@ fn an_id_without_mapping() {
 
 fn a_group_without_mapping() {
     kernel::passes_in(PART, || {
-        for change in [
-            GroupChange::new().supplementary([1004]),
-            GroupChange::both(6).supplementary([7, 65534]),
-        ] {
+        for change in [GroupChange::new().supplementary([1004]), GroupChange::both(6).supplementary([7, 65534])] {
             let error = refused(change.clone());
-            assert!(
-                matches!(&error, Error::NoMapping { asked, .. } if *asked == change),
-                "{error:?}"
-            );
-            says(
-                error,
-                ErrorKind::InvalidInput,
-                &[&change.to_string(), "not mapped"],
-            );
+            assert!(matches!(&error, Error::NoMapping { asked, .. } if *asked == change), "{error:?}");
+            says(error, ErrorKind::InvalidInput, &[&change.to_string(), "not mapped"]);
         }
-        GroupChange::both(6)
-            .supplementary([7, 100])
-            .assume()
-            .unwrap()
-            .restore()
-            .unwrap();
+        GroupChange::both(6).supplementary([7, 100]).assume().unwrap().restore().unwrap();
         assert_eq!(kernel::identity().groups, [4, 5]);
     });
 }
 
 fn setgroups_denied_in_the_namespace() {
-    kernel::passes_in(
-        Namespace {
-            denies_setgroups: true,
-            ..PART
-        },
-        || {
-            for change in [
-                GroupChange::new().no_supplementary(),
-                GroupChange::both(6).supplementary([7]),
-            ] {
-                says_denied(
-                    change,
-                    Denial::SetgroupsDenied,
-                    &["setgroups is denied in this user namespace", "--map-auto"],
-                );
-            }
-            GroupGuard::assume(6).unwrap().restore().unwrap();
-        },
-    );
+    kernel::passes_in(Namespace { denies_setgroups: true, ..PART }, || {
+        for change in [GroupChange::new().no_supplementary(), GroupChange::both(6).supplementary([7])] {
+            says_denied(change, Denial::SetgroupsDenied, &["setgroups is denied in this user namespace", "--map-auto"]);
+        }
+        GroupGuard::assume(6).unwrap().restore().unwrap();
+    });
 }
 
 fn setgroups_denied_in_the_namespace_of_an_ordinary_user() {
@@ -504,44 +298,21 @@ fn setgroups_denied_in_the_namespace_of_an_ordinary_user() {
         if groups.contains(&65534) {
             says_irreversible(change, NoReturn::Unmapped, &["65534"]);
         } else {
-            says_denied(
-                change,
-                Denial::SetgroupsDenied,
-                &["setgroups is denied in this user namespace"],
-            );
+            says_denied(change, Denial::SetgroupsDenied, &["setgroups is denied in this user namespace"]);
         }
         let error = refused(GroupChange::both(1004));
         assert!(matches!(error, Error::NoMapping { .. }), "{error:?}");
     });
-    println!(
-        "= {}",
-        if ran {
-            "refused in a user namespace of its own"
-        } else {
-            "no user namespace can be made here"
-        }
-    );
+    println!("= {}", if ran { "refused in a user namespace of its own" } else { "no user namespace can be made here" });
 }
 
 fn an_unmapped_id_to_be_put_back() {
     let words = ["65534", "may have no mapping", "/proc/self/gid_map"];
     for (ids, changes) in [
-        (
-            [1000, 2, 2, 2],
-            [GroupChange::both(3), GroupChange::new().real(3)],
-        ),
-        (
-            [2, 1000, 2, 1000],
-            [GroupChange::both(3), GroupChange::new().effective(3)],
-        ),
-        (
-            [2, 2, 2, 1000],
-            [GroupChange::new().real(3), GroupChange::new().effective(2)],
-        ),
-        (
-            [1000; 4],
-            [GroupChange::both(3), GroupChange::new().effective(3)],
-        ),
+        ([1000, 2, 2, 2], [GroupChange::both(3), GroupChange::new().real(3)]),
+        ([2, 1000, 2, 1000], [GroupChange::both(3), GroupChange::new().effective(3)]),
+        ([2, 2, 2, 1000], [GroupChange::new().real(3), GroupChange::new().effective(2)]),
+        ([1000; 4], [GroupChange::both(3), GroupChange::new().effective(3)]),
     ] {
         kernel::passes_in(Namespace { ids, ..PART }, || {
             kernel::set_death_signal(libc::SIGTERM);
@@ -551,11 +322,7 @@ fn an_unmapped_id_to_be_put_back() {
         });
     }
     // Also where the number is mapped: what is unmapped shows as just that.
-    let all_but_one = Namespace {
-        ids: [65535, 2, 2, 2],
-        gid_map: "0 0 65535\n65536 65536 4294901759\n",
-        ..PART
-    };
+    let all_but_one = Namespace { ids: [65535, 2, 2, 2], gid_map: "0 0 65535\n65536 65536 4294901759\n", ..PART };
     kernel::passes_in(all_but_one, || {
         assert_eq!(kernel::ids()[0], 65534);
         says_irreversible(GroupChange::both(3), NoReturn::Unmapped, &words);
@@ -563,49 +330,21 @@ fn an_unmapped_id_to_be_put_back() {
 }
 
 fn an_unmapped_group_to_be_put_back() {
-    kernel::passes_in(
-        Namespace {
-            groups: &[4, 1000],
-            ..PART
-        },
-        || {
-            for change in [
-                GroupChange::new().no_supplementary(),
-                GroupChange::both(6).supplementary([7]),
-            ] {
-                says_irreversible(
-                    change,
-                    NoReturn::Unmapped,
-                    &["65534", "may have no mapping"],
-                );
-            }
-            GroupGuard::assume(6)
-                .expect("groups that stay are no reason")
-                .restore()
-                .unwrap();
-            assert_eq!(kernel::identity().groups, [4, 65534]);
-        },
-    );
+    kernel::passes_in(Namespace { groups: &[4, 1000], ..PART }, || {
+        for change in [GroupChange::new().no_supplementary(), GroupChange::both(6).supplementary([7])] {
+            says_irreversible(change, NoReturn::Unmapped, &["65534", "may have no mapping"]);
+        }
+        GroupGuard::assume(6).expect("groups that stay are no reason").restore().unwrap();
+        assert_eq!(kernel::identity().groups, [4, 65534]);
+    });
 }
 
 fn an_unmapped_id_that_is_not_touched_is_no_reason() {
     for (ids, change, inside) in [
-        (
-            [1000, 2, 2, 2],
-            GroupChange::new().effective(3),
-            [65534, 3, 2, 3],
-        ),
+        ([1000, 2, 2, 2], GroupChange::new().effective(3), [65534, 3, 2, 3]),
         ([1, 2, 1000, 2], GroupChange::both(3), [3, 3, 65534, 3]),
-        (
-            [1, 2, 1000, 2],
-            GroupChange::new().real(3),
-            [3, 2, 65534, 2],
-        ),
-        (
-            [1000, 2, 1000, 2],
-            GroupChange::new().effective(3),
-            [65534, 3, 65534, 3],
-        ),
+        ([1, 2, 1000, 2], GroupChange::new().real(3), [3, 2, 65534, 2]),
+        ([1000, 2, 1000, 2], GroupChange::new().effective(3), [65534, 3, 65534, 3]),
     ] {
         kernel::passes_in(Namespace { ids, ..PART }, || {
             let before = kernel::identity();
@@ -624,11 +363,7 @@ fn group_65534_is_a_group_where_all_are_mapped() {
         kernel::start_from([65534; 4], &[65534]);
         let before = kernel::identity();
         for scope in SCOPES {
-            for change in [
-                GroupChange::both(3),
-                GroupChange::new().effective(3).supplementary([7]),
-                GroupChange::new().real(3),
-            ] {
+            for change in [GroupChange::both(3), GroupChange::new().effective(3).supplementary([7]), GroupChange::new().real(3)] {
                 let guard = scope.assume(change).unwrap();
                 assert_ne!(kernel::identity(), before);
                 guard.restore().unwrap();
@@ -643,13 +378,7 @@ fn group_65534_is_a_group_where_all_are_mapped() {
     }
     kernel::passes_in_child(is_served);
     for whole in ["0 0 4294967295\n", "0 0 65536\n65536 65536 4294901759\n"] {
-        kernel::passes_in(
-            Namespace {
-                gid_map: whole,
-                ..PART
-            },
-            is_served,
-        );
+        kernel::passes_in(Namespace { gid_map: whole, ..PART }, is_served);
     }
 }
 
@@ -661,16 +390,7 @@ fn an_unreadable_gid_map() {
         assert!(std::fs::read_to_string("/proc/self/gid_map").is_err());
         for scope in SCOPES {
             let error = scope.assume(GroupChange::both(4)).unwrap_err();
-            assert!(
-                matches!(
-                    error,
-                    Error::Irreversible {
-                        reason: NoReturn::Unmapped,
-                        ..
-                    }
-                ),
-                "{error:?}"
-            );
+            assert!(matches!(error, Error::Irreversible { reason: NoReturn::Unmapped, .. }), "{error:?}");
             assert_eq!(kernel::ids_by_calls(), [65534, 3, 3, 3]);
 
             let guard = scope.assume(GroupChange::new().effective(4)).unwrap();
@@ -692,36 +412,21 @@ fn errors_pass_through_the_question_mark() {
     }
     assert_eq!(into_io().unwrap_err().kind(), ErrorKind::InvalidInput);
     let error = into_box().unwrap_err();
-    assert!(
-        matches!(error.downcast_ref(), Some(Error::NotAGid { text }) if text == "-1"),
-        "{error:?}"
-    );
+    assert!(matches!(error.downcast_ref(), Some(Error::NotAGid { text }) if text == "-1"), "{error:?}");
 }
 
 /// The map has 65534, as that of most containers has, but is not whole.
 fn a_mapped_65534_taken_on_without_cap_setgid_is_irreversible() {
-    let container = Namespace {
-        ids: [1000, 1000, 65534, 1000],
-        groups: &[],
-        gid_map: "0 0 65536\n",
-        ..PART
-    };
+    let container = Namespace { ids: [1000, 1000, 65534, 1000], groups: &[], gid_map: "0 0 65536\n", ..PART };
     kernel::passes_in(container, || {
         kernel::give_up_capabilities(kernel::CAP_SETGID);
         let before = kernel::identity();
         for scope in SCOPES {
-            let error = scope
-                .assume(GroupChange::both(65534))
-                .map(|guard| guard.restore())
-                .unwrap_err();
+            let error = scope.assume(GroupChange::both(65534)).map(|guard| guard.restore()).unwrap_err();
             assert!(matches!(error, Error::Irreversible { .. }), "{error:?}");
             assert_eq!(kernel::identity(), before);
             // Here nothing is lost.
-            scope
-                .assume(GroupChange::new().real(65534))
-                .unwrap()
-                .restore()
-                .unwrap();
+            scope.assume(GroupChange::new().real(65534)).unwrap().restore().unwrap();
             assert_eq!(kernel::identity(), before);
         }
     });
@@ -729,18 +434,10 @@ fn a_mapped_65534_taken_on_without_cap_setgid_is_irreversible() {
 
 /// The change asks for what is there already; "whatever can be undone is served".
 fn no_groups_asked_for_where_there_are_none_and_setgroups_is_denied() {
-    let denied = Namespace {
-        groups: &[],
-        denies_setgroups: true,
-        ..PART
-    };
+    let denied = Namespace { groups: &[], denies_setgroups: true, ..PART };
     kernel::passes_in(denied, || {
         for scope in SCOPES {
-            scope
-                .assume(GroupChange::both(4).no_supplementary())
-                .unwrap()
-                .restore()
-                .unwrap();
+            scope.assume(GroupChange::both(4).no_supplementary()).unwrap().restore().unwrap();
         }
     });
 }

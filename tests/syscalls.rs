@@ -44,11 +44,7 @@ const WORKS: &[Work] = &[
         // Nothing moved, so the effective id does not tell: all four are read.
         calls: "getresgid setfsgid prctl setresgid getresgid setfsgid setresgid getresgid setfsgid",
     },
-    Work {
-        name: "nothing_named",
-        run: || warm_then(|| drop(GroupChange::new().assume_on_thread().unwrap())),
-        calls: "getresgid setfsgid",
-    },
+    Work { name: "nothing_named", run: || warm_then(|| drop(GroupChange::new().assume_on_thread().unwrap())), calls: "getresgid setfsgid" },
     Work {
         name: "with_a_parent_death_signal",
         run: || {
@@ -78,11 +74,7 @@ const WORKS: &[Work] = &[
 
 fn main() -> ExitCode {
     if let Ok(name) = std::env::var(TRACED) {
-        (WORKS
-            .iter()
-            .find(|work| work.name == name)
-            .expect("a work of this name")
-            .run)();
+        (WORKS.iter().find(|work| work.name == name).expect("a work of this name").run)();
         return ExitCode::SUCCESS;
     }
     let missing = missing();
@@ -100,10 +92,7 @@ fn missing() -> Option<&'static str> {
         return Some("needs CAP_SETGID");
     }
     let mut strace = Command::new("strace");
-    strace
-        .args(["-o", "/dev/null", "true"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    strace.args(["-o", "/dev/null", "true"]).stdout(Stdio::null()).stderr(Stdio::null());
     match strace.status() {
         Ok(status) if status.success() => None,
         Ok(_) => Some("strace may not trace here"),
@@ -113,48 +102,24 @@ fn missing() -> Option<&'static str> {
 
 fn compare(work: &Work) -> Result<(), Failed> {
     let calls = traced(work.name)?.join(" ");
-    println!(
-        "{}: {}",
-        work.name,
-        if calls.is_empty() { "no call" } else { &calls }
-    );
-    if calls == work.calls {
-        Ok(())
-    } else {
-        Err(format!("expected {}, made {calls}", work.calls).into())
-    }
+    println!("{}: {}", work.name, if calls.is_empty() { "no call" } else { &calls });
+    if calls == work.calls { Ok(()) } else { Err(format!("expected {}, made {calls}", work.calls).into()) }
 }
 
 /// The names of the calls between the marks; what the allocator asks for is left out.
 fn traced(name: &str) -> Result<Vec<String>, Failed> {
     let log = tempfile::NamedTempFile::new()?;
-    let status = Command::new("strace")
-        .arg("-o")
-        .arg(log.path())
-        .arg(std::env::current_exe()?)
-        .env(TRACED, name)
-        .status()?;
+    let status = Command::new("strace").arg("-o").arg(log.path()).arg(std::env::current_exe()?).env(TRACED, name).status()?;
     if !status.success() {
         return Err(format!("the traced process: {status}").into());
     }
     let log = std::fs::read_to_string(log.path())?;
-    let names = log
-        .lines()
-        .filter_map(|line| line.split_once('(').map(|(name, _)| name));
-    let mut parts = names
-        .collect::<Vec<_>>()
-        .split(|name| *name == MARK)
-        .map(<[_]>::to_vec)
-        .collect::<Vec<_>>();
+    let names = log.lines().filter_map(|line| line.split_once('(').map(|(name, _)| name));
+    let mut parts = names.collect::<Vec<_>>().split(|name| *name == MARK).map(<[_]>::to_vec).collect::<Vec<_>>();
     if parts.len() != 3 {
         return Err(format!("{} marks", parts.len() - 1).into());
     }
-    Ok(parts
-        .swap_remove(1)
-        .into_iter()
-        .filter(|name| !["brk", "mmap", "munmap"].contains(name))
-        .map(String::from)
-        .collect())
+    Ok(parts.swap_remove(1).into_iter().filter(|name| !["brk", "mmap", "munmap"].contains(name)).map(String::from).collect())
 }
 
 const MARK: &str = "sched_yield";

@@ -15,19 +15,9 @@ fn read() -> [u32; 3] {
     let (mut real, mut effective, mut saved, mut signal) = (0u32, 0u32, 0u32, 0i32);
     // SAFETY: valid pointers, and numbers.
     unsafe {
-        let read = libc::syscall(
-            libc::SYS_getresgid,
-            &raw mut real,
-            &raw mut effective,
-            &raw mut saved,
-        );
+        let read = libc::syscall(libc::SYS_getresgid, &raw mut real, &raw mut effective, &raw mut saved);
         let filesystem = libc::syscall(libc::SYS_setfsgid, LEAVE);
-        let signal = libc::syscall(
-            libc::SYS_prctl,
-            libc::PR_GET_PDEATHSIG,
-            &raw mut signal,
-            null_mut::<u8>(),
-        );
+        let signal = libc::syscall(libc::SYS_prctl, libc::PR_GET_PDEATHSIG, &raw mut signal, null_mut::<u8>());
         assert!(read == 0 && filesystem >= 0 && signal == 0);
     }
     [real, effective, saved]
@@ -37,10 +27,7 @@ fn read() -> [u32; 3] {
 pub fn seven_calls(group: u32) {
     let read_back = |expected: u32| {
         // SAFETY: numbers only.
-        assert_eq!(
-            unsafe { libc::syscall(libc::SYS_getegid) },
-            libc::c_long::from(expected)
-        );
+        assert_eq!(unsafe { libc::syscall(libc::SYS_getegid) }, libc::c_long::from(expected));
     };
     let [real, effective, saved] = read();
     setresgid(group, group, LEAVE);
@@ -52,10 +39,7 @@ pub fn seven_calls(group: u32) {
 /// `setresgid(2)`, of the calling thread only.
 pub fn setresgid(real: u32, effective: u32, saved: u32) {
     // SAFETY: numbers only.
-    assert_eq!(
-        unsafe { libc::syscall(libc::SYS_setresgid, real, effective, saved) },
-        0
-    );
+    assert_eq!(unsafe { libc::syscall(libc::SYS_setresgid, real, effective, saved) }, 0);
 }
 
 /// `setresgid(3)`, of all threads.

@@ -45,18 +45,9 @@ pub fn run(example: impl FnOnce() -> Outcome) -> ExitCode {
     let run = || {
         let before = Identity::read()?;
         match run_to_the_end(example) {
-            Err(refusal)
-                if matches!(
-                    refusal.downcast_ref(),
-                    Some(NotPermitted { .. } | Irreversible { .. })
-                ) =>
-            {
+            Err(refusal) if matches!(refusal.downcast_ref(), Some(NotPermitted { .. } | Irreversible { .. })) => {
                 eprintln!("{refusal}");
-                verify(
-                    "identity, unchanged by the refusal",
-                    Identity::read()?,
-                    before,
-                )?;
+                verify("identity, unchanged by the refusal", Identity::read()?, before)?;
                 run_in_user_namespace(CAP_SETGID)
             }
             outcome => outcome,
@@ -94,11 +85,7 @@ fn run_in_user_namespace(missing: &str) -> Outcome {
     let program = std::env::current_exe()?;
     let shown = program.display();
     let again = format!("{} {shown}", UNSHARE.join(" "));
-    let with_capability = if missing == CAP_SETGID {
-        format!("  sudo setcap cap_setgid+ep {shown} && {shown}\n")
-    } else {
-        String::new()
-    };
+    let with_capability = if missing == CAP_SETGID { format!("  sudo setcap cap_setgid+ep {shown} && {shown}\n") } else { String::new() };
     let how = format!(
         "this needs {missing}. One of these has it:\n  sudo {shown}\n{with_capability}  {again}\n\
          The last one needs subordinate ids (a line with your name in /etc/subuid and /etc/subgid) and the package uidmap."
@@ -108,31 +95,18 @@ fn run_in_user_namespace(missing: &str) -> Outcome {
     }
     let why_not = match unshare().arg("true").output() {
         Ok(possible) if possible.status.success() => None,
-        Ok(refused) => Some(
-            String::from_utf8_lossy(&refused.stderr)
-                .trim_end()
-                .to_owned(),
-        ),
+        Ok(refused) => Some(String::from_utf8_lossy(&refused.stderr).trim_end().to_owned()),
         Err(error) => Some(format!("{}: {error}", UNSHARE[0])),
     };
     if let Some(why_not) = why_not {
         return Err(CannotRun(format!("{how} It does not work here: {why_not}")).into());
     }
     println!("this needs {missing}; running again in a user namespace:\n  {again}");
-    Err(unshare()
-        .arg(&program)
-        .args(std::env::args_os().skip(1))
-        .env(SECOND_RUN, "1")
-        .exec()
-        .into())
+    Err(unshare().arg(&program).args(std::env::args_os().skip(1)).env(SECOND_RUN, "1").exec().into())
 }
 
 /// Prints that it is so, or fails.
-pub fn verify<T: PartialEq + fmt::Display>(
-    what: impl fmt::Display,
-    found: T,
-    expected: T,
-) -> Outcome {
+pub fn verify<T: PartialEq + fmt::Display>(what: impl fmt::Display, found: T, expected: T) -> Outcome {
     if found != expected {
         return Err(format!("does not hold: {what}: {found}, expected {expected}").into());
     }
@@ -144,9 +118,7 @@ pub fn verify<T: PartialEq + fmt::Display>(
 pub fn group_or(default: u32) -> Outcome<u32> {
     let group = match std::env::args().nth(1) {
         None => Gid::from(default),
-        Some(number) if number.starts_with(|first: char| first.is_ascii_digit()) => {
-            number.parse()?
-        }
+        Some(number) if number.starts_with(|first: char| first.is_ascii_digit()) => number.parse()?,
         Some(name) => Gid::from_group_name(&name)?,
     };
     Ok(group.as_raw())

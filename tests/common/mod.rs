@@ -63,30 +63,18 @@ pub fn environment() -> Environment {
 
 fn missing(needs: Needs) -> Option<String> {
     let mapped = (0..10_000).all(kernel::is_mapped);
-    let needs = if needs == Needs::Long {
-        Needs::Setgid
-    } else {
-        needs
-    };
+    let needs = if needs == Needs::Long { Needs::Setgid } else { needs };
     match (needs, environment()) {
-        (Needs::Nothing, _)
-        | (Needs::Setgid, Environment::Root)
-        | (Needs::NoSetgid, Environment::User) => None,
-        (Needs::Root, Environment::Root)
-            if kernel::capabilities().effective & kernel::ROOT_CAPABILITIES
-                == kernel::ROOT_CAPABILITIES =>
-        {
+        (Needs::Nothing, _) | (Needs::Setgid, Environment::Root) | (Needs::NoSetgid, Environment::User) => None,
+        (Needs::Root, Environment::Root) if kernel::capabilities().effective & kernel::ROOT_CAPABILITIES == kernel::ROOT_CAPABILITIES => {
             None
         }
         (Needs::Setgid, Environment::Userns) if mapped && !kernel::setgroups_denied() => None,
-        (Needs::Setgid, Environment::Userns) => Some(
-            "needs mapped group ids and setgroups (unshare --user --map-root-user --map-auto)"
-                .into(),
-        ),
-        (Needs::Setgid, Environment::User) => Some("needs CAP_SETGID".into()),
-        (Needs::Root, _) => {
-            Some("needs root with its capabilities, outside any user namespace".into())
+        (Needs::Setgid, Environment::Userns) => {
+            Some("needs mapped group ids and setgroups (unshare --user --map-root-user --map-auto)".into())
         }
+        (Needs::Setgid, Environment::User) => Some("needs CAP_SETGID".into()),
+        (Needs::Root, _) => Some("needs root with its capabilities, outside any user namespace".into()),
         (Needs::NoSetgid, _) => Some("for ordinary users: this run has CAP_SETGID".into()),
         (Needs::Long, _) => unreachable!("as Setgid"),
     }
@@ -113,10 +101,7 @@ pub fn main(cases: &'static [Case]) -> ExitCode {
         // Children of the case are not to run it again.
         // SAFETY: there is no other thread yet.
         unsafe { std::env::remove_var(CASE) };
-        let case = cases
-            .iter()
-            .find(|case| case.name == name)
-            .expect("a case of this name");
+        let case = cases.iter().find(|case| case.name == name).expect("a case of this name");
         (case.run)();
         return ExitCode::SUCCESS;
     }
@@ -143,9 +128,7 @@ fn declared_as_is() -> Result<(), String> {
         Environment::Userns => "userns",
     };
     match std::env::var("PRIVILEGE_GUARD_TESTS") {
-        Ok(declared) if declared != is => Err(format!(
-            "PRIVILEGE_GUARD_TESTS={declared} declares what is not so: this run is {is}"
-        )),
+        Ok(declared) if declared != is => Err(format!("PRIVILEGE_GUARD_TESTS={declared} declares what is not so: this run is {is}")),
         _ => Ok(()),
     }
 }
@@ -153,18 +136,9 @@ fn declared_as_is() -> Result<(), String> {
 /// Runs the case in a process of its own. What it prints is shown where it fails; lines that begin with `= ` always.
 fn run_alone(case: &Case) -> Result<Completion, Failed> {
     let name = case.name;
-    let longest = if case.needs == Needs::Long {
-        LONGEST_OF_LONG
-    } else {
-        LONGEST
-    };
+    let longest = if case.needs == Needs::Long { LONGEST_OF_LONG } else { LONGEST };
     let output = tempfile::tempfile().map_err(|error| error.to_string())?;
-    let copy = || {
-        output
-            .try_clone()
-            .map(Stdio::from)
-            .map_err(|error| error.to_string())
-    };
+    let copy = || output.try_clone().map(Stdio::from).map_err(|error| error.to_string());
     let mut child = Command::new(std::env::current_exe().map_err(|error| error.to_string())?)
         .env(CASE, name)
         .env("RUST_BACKTRACE", "0")
@@ -191,9 +165,7 @@ fn run_alone(case: &Case) -> Result<Completion, Failed> {
     }
     match status.as_str() {
         "exit status: 0" => Ok(Completion::Completed),
-        status if status == format!("exit status: {IGNORED}") => Ok(Completion::ignored_with(
-            printed.lines().last().unwrap_or_default(),
-        )),
+        status if status == format!("exit status: {IGNORED}") => Ok(Completion::ignored_with(printed.lines().last().unwrap_or_default())),
         _ => Err(format!("{status}\n{printed}").into()),
     }
 }
