@@ -26,11 +26,11 @@ const REASONS: [(&str, &str); 10] = [
 
 fn main() -> std::process::ExitCode {
     let trials = vec![
-        Trial::ignorable_test("every_program_has_a_twin_that_differs_in_one_line", || {
+        Trial::ignorable_test("compile::every_program_has_a_twin_that_differs_in_one_line", || {
             twins();
             Ok(Completion::Completed)
         }),
-        Trial::ignorable_test("what_must_not_compile_does_not", || {
+        Trial::ignorable_test("compile::what_must_not_compile_does_not", || {
             if let Some(reason) = missing() {
                 return Ok(Completion::ignored_with(reason));
             }

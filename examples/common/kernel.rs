@@ -60,11 +60,13 @@ impl Status {
 
     /// Those of every thread of a process.
     pub fn read_all(process: u32) -> Outcome<Vec<Self>> {
-        fs::read_dir(format!("/proc/{process}/task"))?.map(|thread| Status::read_from(&thread?.path().join("status"))).collect()
+        let tasks = format!("/proc/{process}/task");
+        let threads = fs::read_dir(&tasks).map_err(|error| format!("cannot read {tasks}: {error}"))?;
+        threads.map(|thread| Status::read_from(&thread?.path().join("status"))).collect()
     }
 
     fn read_from(path: &Path) -> Outcome<Self> {
-        let text = fs::read_to_string(path)?;
+        let text = read(path)?;
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).ok_or(format!("no {name} in status"));
         let numbers = |name: &str| -> Outcome<Vec<u32>> { Ok(field(name)?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?) };
         let four = |name: &str| -> Outcome<[u32; 4]> { Ok(numbers(name)?.try_into().map_err(|_| format!("not four ids: {name}"))?) };
@@ -80,10 +82,29 @@ impl Status {
     }
 }
 
+/// Asks a child process, which is this program again, to print its effective group.
+const SHOW_GROUP: &str = "PRIVILEGE_GUARD_SHOW_GROUP";
+
 /// The effective group of a process that is started now.
 pub fn group_of_child() -> Outcome<u32> {
-    let output = Command::new("id").arg("-g").output()?;
+    let program = "/proc/self/exe";
+    let output = Command::new(program).env(SHOW_GROUP, "").output().map_err(|error| format!("cannot start {program}: {error}"))?;
     Ok(String::from_utf8(output.stdout)?.trim_end().parse()?)
+}
+
+/// Prints the effective group if this process is the child of [`group_of_child`].
+pub fn is_child_that_shows_its_group() -> bool {
+    let asked = std::env::var_os(SHOW_GROUP).is_some();
+    if asked {
+        println!("{}", rustix::process::getegid().as_raw());
+    }
+    asked
+}
+
+/// Reads a file, and says in the error which one could not be read.
+fn read(path: impl AsRef<Path>) -> Outcome<String> {
+    let path = path.as_ref();
+    Ok(fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?)
 }
 
 /// What this process would need besides, to be root over these ids.
@@ -93,7 +114,7 @@ pub fn missing(ids: &[u32]) -> Outcome<Option<String>> {
         return Ok(Some("CAP_SETGID, CAP_SETUID and CAP_CHOWN".into()));
     }
     for map in ["/proc/self/uid_map", "/proc/self/gid_map"] {
-        let text = fs::read_to_string(map)?;
+        let text = read(map)?;
         if let Some(id) = ids.iter().find(|&&id| !maps(&text, id)) {
             return Ok(Some(format!("id {id}, which {map} does not map")));
         }
@@ -143,26 +164,25 @@ pub fn try_to_get_back(groups: impl IntoIterator<Item = u32>) -> Outcome<Tries> 
     let now = Identity::read()?.filesystem;
     let mut tries = Tries::default();
     for group in groups.into_iter().collect::<BTreeSet<_>>() {
-        let id = libc::c_long::from(group);
+        let id = group as libc::c_long;
         for (name, number, arguments) in [
-            ("setresgid", libc::SYS_setresgid, [id; 3]),
-            ("setresgid of the saved id", libc::SYS_setresgid, [-1, -1, id]),
-            ("setregid", libc::SYS_setregid, [id, id, 0]),
-            ("setgid", libc::SYS_setgid, [id, 0, 0]),
+            ("setresgid", calls::SYS_setresgid, [id; 3]),
+            ("setresgid of the saved id", calls::SYS_setresgid, [-1, -1, id]),
+            ("setregid", calls::SYS_setregid, [id, id, 0]),
+            ("setgid", calls::SYS_setgid, [id, 0, 0]),
         ] {
             tries.add(format!("{name}, group {group}"), call(number, arguments).is_err());
         }
         // It answers the id before, whether it sets the other or not.
-        let before = call(libc::SYS_setfsgid, [id, 0, 0]);
-        let refused =
-            before.is_err() || before.is_ok_and(|before| before == libc::c_long::from(now)) && Identity::read()?.filesystem == now;
+        let before = call(calls::SYS_setfsgid, [id, 0, 0]);
+        let refused = before.is_err() || before.is_ok_and(|before| before as u32 == now) && Identity::read()?.filesystem == now;
         tries.add(format!("setfsgid, group {group}"), refused);
         let list = [rustix::process::Gid::from_raw(group)];
         tries.add(format!("setgroups, group {group}"), rustix::thread::set_thread_groups(&list).is_err());
     }
     tries.add("setgroups, none".into(), rustix::thread::set_thread_groups(&[]).is_err());
-    tries.add("setresuid, user 0".into(), call(libc::SYS_setresuid, [0; 3]).is_err());
-    tries.add("setuid, user 0".into(), call(libc::SYS_setuid, [0; 3]).is_err());
+    tries.add("setresuid, user 0".into(), call(calls::SYS_setresuid, [0; 3]).is_err());
+    tries.add("setuid, user 0".into(), call(calls::SYS_setuid, [0; 3]).is_err());
     let mut sets = rustix::thread::capabilities(None)?;
     sets.permitted |= CapabilitySet::SETGID;
     sets.effective |= CapabilitySet::SETGID;
@@ -171,6 +191,17 @@ pub fn try_to_get_back(groups: impl IntoIterator<Item = u32>) -> Outcome<Tries> 
     let dropped = rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SETGID);
     tries.add("prctl(PR_CAPBSET_DROP), CAP_SETGID".into(), dropped.is_err());
     Ok(tries)
+}
+
+/// The calls that take 32-bit ids: on 32-bit x86 and ARM, those with the plain names take 16-bit ones.
+mod calls {
+    #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+    pub use libc::{SYS_setfsgid, SYS_setgid, SYS_setregid, SYS_setresgid, SYS_setresuid, SYS_setuid};
+    #[cfg(any(target_arch = "x86", target_arch = "arm"))]
+    pub use libc::{
+        SYS_setfsgid32 as SYS_setfsgid, SYS_setgid32 as SYS_setgid, SYS_setregid32 as SYS_setregid, SYS_setresgid32 as SYS_setresgid,
+        SYS_setresuid32 as SYS_setresuid, SYS_setuid32 as SYS_setuid,
+    };
 }
 
 fn call(number: libc::c_long, arguments: [libc::c_long; 3]) -> io::Result<libc::c_long> {

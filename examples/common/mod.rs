@@ -9,6 +9,7 @@ pub mod kernel;
 use std::error::Error;
 use std::fmt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use kernel::Identity;
@@ -41,14 +42,18 @@ pub fn exit_code(outcome: Outcome) -> ExitCode {
 
 /// Runs the example; where it is refused for want of privilege, once more in a user namespace.
 pub fn run(example: impl FnOnce() -> Outcome) -> ExitCode {
-    use privilege_guard::Error::{Irreversible, NotPermitted};
+    use privilege_guard::Error::{Irreversible, NoMapping, NotPermitted};
+    if kernel::is_child_that_shows_its_group() {
+        return ExitCode::SUCCESS;
+    }
     let run = || {
         let before = Identity::read()?;
         match run_to_the_end(example) {
-            Err(refusal) if matches!(refusal.downcast_ref(), Some(NotPermitted { .. } | Irreversible { .. })) => {
+            Err(refusal) if matches!(refusal.downcast_ref(), Some(NotPermitted { .. } | Irreversible { .. } | NoMapping { .. })) => {
                 eprintln!("{refusal}");
                 verify("identity, unchanged by the refusal", Identity::read()?, before)?;
-                run_in_user_namespace(CAP_SETGID)
+                let is_mapped = !matches!(refusal.downcast_ref(), Some(NoMapping { .. }));
+                run_in_user_namespace(if is_mapped { CAP_SETGID } else { "a user namespace that maps the group" })
             }
             outcome => outcome,
         }
@@ -83,7 +88,7 @@ fn run_in_user_namespace(missing: &str) -> Outcome {
         command
     };
     let program = std::env::current_exe()?;
-    let shown = program.display();
+    let shown = quoted(&program);
     let again = format!("{} {shown}", UNSHARE.join(" "));
     let with_capability = if missing == CAP_SETGID { format!("  sudo setcap cap_setgid+ep {shown} && {shown}\n") } else { String::new() };
     let how = format!(
@@ -103,6 +108,13 @@ fn run_in_user_namespace(missing: &str) -> Outcome {
     }
     println!("this needs {missing}; running again in a user namespace:\n  {again}");
     Err(unshare().arg(&program).args(std::env::args_os().skip(1)).env(SECOND_RUN, "1").exec().into())
+}
+
+/// The path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+,:@%".contains(letter);
+    if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// Prints that it is so, or fails.

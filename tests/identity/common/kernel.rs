@@ -6,6 +6,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 
+use super::calls;
+
 pub const CAP_SETGID: u64 = 1 << 6;
 pub const CAP_SETUID: u64 = 1 << 7;
 pub const CAP_SETPCAP: u64 = 1 << 8;
@@ -87,7 +89,7 @@ pub fn getresgid() -> [u32; 3] {
     let mut ids = [0u32; 3];
     let [real, effective, saved] = &mut ids;
     // SAFETY: three valid pointers.
-    let result = unsafe { libc::syscall(libc::SYS_getresgid, real, effective, saved) };
+    let result = unsafe { libc::syscall(calls::SYS_getresgid, real, effective, saved) };
     assert_eq!(result, 0);
     ids
 }
@@ -114,30 +116,30 @@ fn arg(id: Option<u32>) -> libc::c_long {
 
 /// The raw calls, on the calling thread only; the error is the errno.
 pub fn raw_setresgid(real: Option<u32>, effective: Option<u32>, saved: Option<u32>) -> Result<(), i32> {
-    call(libc::SYS_setresgid, [arg(real), arg(effective), arg(saved)]).map(drop)
+    call(calls::SYS_setresgid, [arg(real), arg(effective), arg(saved)]).map(drop)
 }
 
 pub fn raw_setregid(real: Option<u32>, effective: Option<u32>) -> Result<(), i32> {
-    call(libc::SYS_setregid, [arg(real), arg(effective), 0]).map(drop)
+    call(calls::SYS_setregid, [arg(real), arg(effective), 0]).map(drop)
 }
 
 pub fn raw_setgid(gid: u32) -> Result<(), i32> {
-    call(libc::SYS_setgid, [arg(Some(gid)), 0, 0]).map(drop)
+    call(calls::SYS_setgid, [arg(Some(gid)), 0, 0]).map(drop)
 }
 
 pub fn raw_setresuid(real: Option<u32>, effective: Option<u32>, saved: Option<u32>) -> Result<(), i32> {
-    call(libc::SYS_setresuid, [arg(real), arg(effective), arg(saved)]).map(drop)
+    call(calls::SYS_setresuid, [arg(real), arg(effective), arg(saved)]).map(drop)
 }
 
 /// Whether it took effect; the call itself does not say.
 pub fn raw_setfsgid(gid: u32) -> bool {
-    _ = call(libc::SYS_setfsgid, [arg(Some(gid)), 0, 0]);
+    _ = call(calls::SYS_setfsgid, [arg(Some(gid)), 0, 0]);
     filesystem_id() == gid
 }
 
 pub fn raw_setgroups(groups: &[u32]) -> Result<(), i32> {
     // SAFETY: the pointer and the length are those of a slice.
-    match unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) } {
+    match unsafe { libc::syscall(calls::SYS_setgroups, groups.len(), groups.as_ptr()) } {
         -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),
         _ => Ok(()),
     }
@@ -159,7 +161,7 @@ pub fn ids_by_calls() -> Ids {
 
 /// The calling thread's filesystem id, without `/proc`.
 pub fn filesystem_id() -> u32 {
-    call(libc::SYS_setfsgid, [arg(None), 0, 0]).expect("setfsgid") as u32
+    call(calls::SYS_setfsgid, [arg(None), 0, 0]).expect("setfsgid") as u32
 }
 
 /// All that a guard promises to put back.
@@ -312,11 +314,18 @@ pub fn maps_all_ids() -> bool {
 }
 
 pub fn is_mapped(gid: u32) -> bool {
+    are_mapped(gid..gid + 1)
+}
+
+/// Whether all of these group ids are.
+pub fn are_mapped(mut gids: std::ops::Range<u32>) -> bool {
     let map = read_to_string("/proc/self/gid_map").expect("gid_map");
-    map.lines().any(|line| {
+    let ranges = map.lines().map(|line| {
         let numbers: Vec<u64> = line.split_whitespace().map(|number| number.parse().expect("a number")).collect();
-        (numbers[0]..numbers[0] + numbers[2]).contains(&u64::from(gid))
-    })
+        numbers[0]..numbers[0] + numbers[2]
+    });
+    let ranges: Vec<_> = ranges.collect();
+    gids.all(|gid| ranges.iter().any(|range| range.contains(&u64::from(gid))))
 }
 
 pub fn setgroups_denied() -> bool {
@@ -355,7 +364,12 @@ fn wait(child: i32) -> ExitStatus {
     let mut status = 0;
     // SAFETY: a valid pointer.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    ExitStatus::from_raw(status)
+    let status = ExitStatus::from_raw(status);
+    if status.code() == Some(super::IGNORED) {
+        // The child has said why.
+        std::process::exit(super::IGNORED);
+    }
+    status
 }
 
 /// By SIGKILL: a process that aborts may have blocked all other signals.
@@ -442,6 +456,9 @@ pub const SUBORDINATE: Namespace =
 /// Runs `f` in a forked child in this namespace, as user 0 with every capability there; a panic fails the case. Needs root.
 pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
     use std::io::{Read, Write};
+    if let Some(error) = why_no_user_namespace() {
+        super::ignore(&format!("needs a user namespace, and none can be made here: {error}"));
+    }
     let (mut inside, mut outside) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
     let mapper = fork(|| {
         let mut child = [0; 4];
@@ -473,11 +490,27 @@ pub fn enter_user_namespace() {
     assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0, "{}", std::io::Error::last_os_error());
 }
 
+/// Why this process can make none, if it cannot. Also for a process of several threads.
+pub fn why_no_user_namespace() -> Option<std::io::Error> {
+    // SAFETY: the child makes two system calls, neither of which takes a lock.
+    let child = unsafe {
+        match libc::fork() {
+            0 if libc::unshare(libc::CLONE_NEWUSER) == 0 => libc::_exit(0),
+            0 => libc::_exit(*libc::__errno_location()),
+            child => child,
+        }
+    };
+    if child < 0 {
+        return Some(std::io::Error::last_os_error());
+    }
+    let errno = wait(child).code().expect("an exit code");
+    (errno != 0).then(|| std::io::Error::from_raw_os_error(errno))
+}
+
 /// Runs `f` in a forked child in a user namespace that anybody may make: it maps the own user and group, to 0, and denies `setgroups`.
 /// False where the system allows no such namespaces.
 pub fn passes_in_own_namespace(f: impl FnOnce()) -> bool {
-    // SAFETY: numbers only.
-    let allowed = in_child(|| unsafe { libc::unshare(libc::CLONE_NEWUSER) }).success();
+    let allowed = why_no_user_namespace().is_none();
     if allowed {
         // SAFETY: no arguments.
         let user = unsafe { libc::geteuid() };
@@ -509,21 +542,4 @@ pub fn aborts(f: impl FnOnce()) -> String {
     stderr.read_to_string(&mut text).expect("text");
     assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}: {text}");
     text
-}
-
-/// An io_uring with a kernel thread that polls it (`IORING_SETUP_SQPOLL`, include/uapi/linux/io_uring.h).
-pub fn polled_io_uring() -> std::os::fd::OwnedFd {
-    use std::os::fd::FromRawFd;
-    const SQPOLL: u32 = 1 << 1;
-    /// `struct io_uring_params`, of which the third word is the flags.
-    const WORDS: usize = 30;
-    let mut params = [0u32; WORDS];
-    params[2] = SQPOLL;
-    // SAFETY: the pointer is to as much as the kernel reads and writes.
-    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) };
-    if ring < 0 {
-        super::ignore(&format!("needs an io_uring: {}", std::io::Error::last_os_error()));
-    }
-    // SAFETY: a new descriptor.
-    unsafe { std::os::fd::OwnedFd::from_raw_fd(ring as i32) }
 }

@@ -1,43 +1,41 @@
 //! Promise 6: one process-wide identity at a time, no hang, and no event of a fork or a child process in which a group leaks.
 
-mod common;
-
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::guard::{SCOPES, Scope};
-use common::kernel::{self, Identity, Ids, Watched};
-use common::sibling::Sibling;
+use crate::cases;
+use crate::common::Case;
+use crate::common::guard::{SCOPES, Scope};
+use crate::common::kernel::{self, Identity, Ids, Watched};
+use crate::common::program;
+use crate::common::sibling::Sibling;
 use privilege_guard::{Error, GroupChange, GroupGuard, Holder};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: eight_threads_with_process_guards,
-        Setgid: eight_threads_with_thread_guards,
-        Setgid: eight_threads_with_both_that_wait,
-        Setgid: eight_threads_with_both_that_try_again,
-        Nothing: eight_threads_of_an_ordinary_user,
-        Setgid: busy_names_the_thread_with_a_process_guard,
-        Setgid: busy_names_a_thread_whose_name_the_kernel_cut_in_a_letter,
-        Setgid: busy_names_the_thread_in_a_forked_child_too,
-        Setgid: busy_counts_the_threads_with_thread_guards,
-        Setgid: a_refused_change_is_in_nobodys_way,
-        Setgid: waiting_takes_about_as_long_as_said,
-        Setgid: waiting_ends_when_the_other_guard_does,
-        Setgid: a_child_forked_under_another_threads_guard_is_refused_at_once,
-        Setgid: a_child_forked_under_its_own_guard_comes_back_as_its_parent_does,
-        Setgid: a_child_forked_under_both_comes_back_and_stays_apart,
-        Setgid: forks_in_the_midst_of_guards_never_hang,
-        Setgid: commands_of_other_threads_never_have_the_group_of_a_thread_guard,
-        Setgid: commands_of_all_threads_have_the_group_of_a_process_guard,
-        Setgid: threads_come_and_go_under_process_guards,
-        Setgid: guards_dropped_at_the_end_of_a_thread_free_the_others,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: eight_threads_with_process_guards,
+    Setgid: eight_threads_with_thread_guards,
+    Setgid: eight_threads_with_both_that_wait,
+    Setgid: eight_threads_with_both_that_try_again,
+    Nothing: eight_threads_of_an_ordinary_user,
+    Setgid: busy_names_the_thread_with_a_process_guard,
+    Setgid: busy_names_a_thread_whose_name_the_kernel_cut_in_a_letter,
+    Setgid: busy_names_the_thread_in_a_forked_child_too,
+    Setgid: busy_counts_the_threads_with_thread_guards,
+    Setgid: a_refused_change_is_in_nobodys_way,
+    Setgid: waiting_takes_about_as_long_as_said,
+    Setgid: waiting_ends_when_the_other_guard_does,
+    Setgid: a_child_forked_under_another_threads_guard_is_refused_at_once,
+    Setgid: a_child_forked_under_its_own_guard_comes_back_as_its_parent_does,
+    Setgid: a_child_forked_under_both_comes_back_and_stays_apart,
+    Setgid: forks_in_the_midst_of_guards_never_hang,
+    Setgid: commands_of_other_threads_never_have_the_group_of_a_thread_guard,
+    Setgid: commands_of_all_threads_have_the_group_of_a_process_guard,
+    Setgid: threads_come_and_go_under_process_guards,
+    Setgid: guards_dropped_at_the_end_of_a_thread_free_the_others,
+];
 
 const LONG_ENOUGH: Duration = Duration::from_secs(120);
 
@@ -486,9 +484,9 @@ fn forks_in_the_midst_of_guards_never_hang() {
     println!("= 300 forks under guards that come and go: {served} children had a guard, {refused} were refused, 0 hung");
 }
 
-/// What `cat` says that it is.
+/// What a command says that it is.
 fn of_a_command() -> Ids {
-    let output = Command::new("cat").arg("/proc/self/status").output().unwrap();
+    let output = program::shows_status().output().unwrap();
     assert!(output.status.success());
     let status = String::from_utf8(output.stdout).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("Gid:")).unwrap();

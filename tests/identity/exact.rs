@@ -1,39 +1,38 @@
 //! Promise 1: what a guard puts back is exactly what was.
 
-mod common;
-
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::process::Command;
 use std::sync::Barrier;
 
-use common::guard::{Guard, SCOPES, Scope};
-use common::kernel::{self, State};
-use common::sandbox;
+use crate::cases;
+use crate::common::calls;
+use crate::common::guard::{Guard, SCOPES, Scope};
+use crate::common::kernel::{self, State};
+use crate::common::sandbox;
+use crate::common::{self, Case};
 use privilege_guard::{Gid, GroupChange, GroupGuard, GroupIds};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: files_have_the_group_inside_and_not_after,
-        Setgid: every_change_sets_what_it_names,
-        Setgid: a_panic_ends_the_guard,
-        Setgid: a_panic_in_run_ends_the_guard,
-        Setgid: the_parent_death_signal_is_put_back,
-        Setgid: a_forked_child_has_no_parent_death_signal,
-        Setgid: an_odd_filesystem_id_is_put_back,
-        Setgid: supplementary_groups_are_put_back,
-        Root: as_many_groups_as_there_can_be_are_put_back,
-        Setgid: supplementary_groups_alone_leave_the_ids,
-        Setgid: a_process_guard_changes_every_other_thread,
-        Setgid: a_thread_guard_changes_no_other_thread,
-        Nothing: nothing_named_sets_nothing,
-        Nothing: the_own_group_is_taken_on_exactly,
-        NoSetgid: an_ordinary_user_is_served_exactly,
-        Root: a_set_group_id_program_lends_its_group_and_takes_it_back,
-        Nothing: a_guard_shows_what_it_puts_back,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: files_have_the_group_inside_and_not_after,
+    Setgid: every_change_sets_what_it_names,
+    Setgid: a_panic_ends_the_guard,
+    Setgid: a_panic_in_run_ends_the_guard,
+    Setgid: the_parent_death_signal_is_put_back,
+    Setgid: a_forked_child_has_no_parent_death_signal,
+    Setgid: an_odd_filesystem_id_is_put_back,
+    Setgid: supplementary_groups_are_put_back,
+    Root: as_many_groups_as_there_can_be_are_put_back,
+    Setgid: supplementary_groups_alone_leave_the_ids,
+    Setgid: a_process_guard_changes_every_other_thread,
+    Setgid: a_thread_guard_changes_no_other_thread,
+    Nothing: nothing_named_sets_nothing,
+    Nothing: the_own_group_is_taken_on_exactly,
+    NoSetgid: an_ordinary_user_is_served_exactly,
+    Root: a_set_group_id_program_lends_its_group_and_takes_it_back,
+    Nothing: a_guard_shows_what_it_puts_back,
+];
 
 fn files_have_the_group_inside_and_not_after() {
     let before = kernel::identity();
@@ -166,7 +165,7 @@ fn supplementary_groups_are_put_back() {
                 assert_eq!(kernel::identity(), before);
             }
             let guard = scope.assume(GroupChange::both(1004).no_supplementary()).unwrap();
-            assert_eq!(kernel::identity().groups, []);
+            assert_eq!(kernel::identity().groups, [0u32; 0]);
             drop(guard);
             assert_eq!(kernel::identity(), before);
         }
@@ -259,7 +258,7 @@ fn a_thread_guard_changes_no_other_thread() {
 
 fn nothing_named_sets_nothing() {
     kernel::set_death_signal(libc::SIGTERM);
-    for call in [libc::SYS_setresgid, libc::SYS_setregid, libc::SYS_setgid, libc::SYS_setgroups, libc::SYS_capset] {
+    for call in [calls::SYS_setresgid, calls::SYS_setregid, calls::SYS_setgid, calls::SYS_setgroups, libc::SYS_capset] {
         sandbox::refuse(call, &[]);
     }
     let before = kernel::state();
@@ -342,7 +341,7 @@ fn a_set_group_id_program_lends_its_group_and_takes_it_back() {
     chown(&program, None, Some(FILE_GROUP)).unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o2755)).unwrap();
     let mut child = Command::new(&program);
-    child.env(common::CASE, "a_set_group_id_program_lends_its_group_and_takes_it_back").env("TMPDIR", "/tmp");
+    child.env(common::CASE, common::running()).env("TMPDIR", "/tmp");
     kernel::passes_in_child(|| {
         kernel::become_user(USER, USER);
         panic!("{}", child.exec());

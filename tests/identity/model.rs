@@ -2,29 +2,27 @@
 //!
 //! `PRIVILEGE_GUARD_SEQUENCES` gives the number of sequences of the long run, `PRIVILEGE_GUARD_SEED` (a number) its seed.
 
-mod common;
-
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use common::guard::{self, Guard, SCOPES, Scope, raw};
-use common::kernel::{self, Identity, Ids, Watched};
+use crate::cases;
+use crate::common::Case;
+use crate::common::guard::{self, Guard, SCOPES, Scope, raw};
+use crate::common::kernel::{self, Identity, Ids, Watched};
 use privilege_guard::{Error, GroupChange, Holder};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: sequences_with_cap_setgid,
-        Setgid: sequences_without_cap_setgid,
-        NoSetgid: sequences_of_an_ordinary_user,
-        Long: many_sequences_with_cap_setgid,
-        Long: many_sequences_without_cap_setgid,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: sequences_with_cap_setgid,
+    Setgid: sequences_without_cap_setgid,
+    NoSetgid: sequences_of_an_ordinary_user,
+    Long: many_sequences_with_cap_setgid,
+    Long: many_sequences_without_cap_setgid,
+];
 
 #[derive(Clone, Debug)]
 enum Op {

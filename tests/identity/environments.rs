@@ -1,28 +1,26 @@
 //! The same few checks wherever a process may find itself: what the kernel's answers to raw calls allow is served and exact, all else
 //! is refused with nothing changed, and a permanent drop holds or changes nothing.
 
-mod common;
-
-use common::attack::ways_back;
-use common::guard::{self, SCOPES};
-use common::kernel::{self, CAP_SETGID, Identity, Namespace, SUBORDINATE};
+use crate::cases;
+use crate::common::attack::ways_back;
+use crate::common::guard::{self, SCOPES};
+use crate::common::kernel::{self, CAP_SETGID, Identity, Namespace, SUBORDINATE};
+use crate::common::{self, Case};
 use privilege_guard::{GroupChange, PermanentDrop};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Nothing: as_the_run_is,
-        Setgid: ordinary_user,
-        Root: user_namespace_with_subordinate_ids,
-        Root: user_namespace_without_all_groups,
-        Nothing: user_namespace_of_one_id_without_setgroups,
-        Nothing: no_new_privs,
-        Setgid: bounding_set_without_setgid,
-        Setgid: more_than_32_groups,
-        Setgid: as_many_groups_as_there_may_be,
-        Setgid: three_different_ids,
-        Setgid: three_different_ids_of_an_ordinary_user,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Nothing: as_the_run_is,
+    Setgid: ordinary_user,
+    Root: user_namespace_with_subordinate_ids,
+    Root: user_namespace_without_all_groups,
+    Nothing + user_namespace: user_namespace_of_one_id_without_setgroups,
+    Nothing: no_new_privs,
+    Setgid: bounding_set_without_setgid,
+    Setgid: more_than_32_groups,
+    Setgid: as_many_groups_as_there_may_be,
+    Setgid: three_different_ids,
+    Setgid: three_different_ids_of_an_ordinary_user,
+];
 
 /// A group that no process here has, and another user.
 const OTHER_GROUP: u32 = 1004;

@@ -1,7 +1,5 @@
 //! "What it does not do" of docs/security.md: that it is so.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -14,58 +12,61 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use common::fault::{self, Call, First};
-use common::guard::{SCOPES, Scope};
-use common::kernel::{self, CAP_SETGID, Ids};
-use common::ring::{Personality, Ring, Waits};
-use common::sandbox::{self, Answer};
-use common::sibling::Sibling;
-use common::subscriber;
+use crate::cases;
+use crate::common::calls;
+use crate::common::fault::{self, Call, First};
+use crate::common::guard::{SCOPES, Scope};
+use crate::common::kernel::{self, CAP_SETGID, Ids};
+use crate::common::program;
+use crate::common::ring::{self, Personality, Ring, Waits};
+use crate::common::sandbox::{self, Answer};
+use crate::common::second_copy;
+use crate::common::sibling::Sibling;
+use crate::common::subscriber;
+use crate::common::{self, Case};
 use privilege_guard::{Error, GroupChange, GroupGuard, Holder, PermanentDrop};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: an_open_descriptor_stays_open,
-        Setgid: a_process_started_under_a_guard_keeps_the_group,
-        Setgid: a_thread_started_under_a_thread_guard_keeps_the_group,
-        Setgid: exit_handlers_on_another_thread_run_as_the_group,
-        Setgid: the_death_signals_of_other_threads_are_lost,
-        Setgid: a_kept_group_is_given_to_all,
-        Setgid: a_full_signal_queue_leaves_threads_out,
-        Setgid: a_refused_tgkill_leaves_threads_out,
-        Setgid: a_thread_that_libc_does_not_know_is_left_out,
-        Setgid: a_thread_that_libc_passes_over_may_end_during_a_drop,
-        Setgid: a_filter_on_another_thread_that_says_done,
-        Setgid: a_process_guard_waits_for_every_thread,
-        Setgid: a_made_up_reading_is_put_back,
-        Setgid: the_dumpable_flag_stays_cleared,
-        Setgid: the_thread_of_an_io_uring_keeps_its_group,
-        Setgid: a_registered_personality_keeps_its_group,
-        Setgid: a_request_that_waits_may_keep_its_group,
-        Setgid: a_ring_from_before_a_fork_acts_as_the_parent,
-        Setgid: a_process_started_before_a_drop_stays_what_it_was,
-        Setgid: a_guard_in_pre_exec_has_ended_in_the_program,
-        Nothing: a_guard_in_pre_exec_is_busy_for_good,
-        Nothing: a_guard_in_a_signal_handler_aborts,
-        Setgid: a_handler_that_forks_during_a_change_misleads_its_child,
-        Setgid: a_parent_that_dies_during_a_change_is_not_reported,
-        Setgid: a_child_that_is_process_1_too_gets_the_death_signal,
-        Setgid: a_scope_returns_before_a_leaked_guard_is_undone,
-        Setgid: ids_set_behind_its_back_are_not_seen,
-        Setgid: a_user_namespace_entered_under_a_guard_is_not_seen,
-        Nothing: two_copies_do_not_see_each_other,
-        Nothing: a_forked_child_has_the_guards_of_other_threads_for_good,
-        Nothing: a_forked_child_has_the_events_of_other_threads_for_good,
-        Nothing: a_subscriber_that_waits_for_a_process_guard_waits_in_vain,
-        Setgid: a_guard_leaked_by_a_late_destructor_is_not_undone,
-        Setgid: a_guard_leaked_by_a_raw_exit_is_not_undone,
-        Setgid: the_programs_handler_runs_before_an_abort,
-        Setgid: a_child_with_both_ids_is_not_secure,
-        Setgid: glibc_aborts_where_one_thread_may_not,
-        Setgid: a_filter_that_does_not_refuse_a_try_ends_the_process,
-        Root: an_executed_file_gives_what_it_gives,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: an_open_descriptor_stays_open,
+    Setgid: a_process_started_under_a_guard_keeps_the_group,
+    Setgid: a_thread_started_under_a_thread_guard_keeps_the_group,
+    Setgid: exit_handlers_on_another_thread_run_as_the_group,
+    Setgid: the_death_signals_of_other_threads_are_lost,
+    Setgid: a_kept_group_is_given_to_all,
+    Setgid: a_full_signal_queue_leaves_threads_out,
+    Setgid: a_refused_tgkill_leaves_threads_out,
+    Setgid: a_thread_that_libc_does_not_know_is_left_out,
+    Setgid: a_thread_that_libc_passes_over_may_end_during_a_drop,
+    Setgid: a_filter_on_another_thread_that_says_done,
+    Setgid: a_process_guard_waits_for_every_thread,
+    Setgid: a_made_up_reading_is_put_back,
+    Setgid: the_dumpable_flag_stays_cleared,
+    Setgid + io_uring: the_thread_of_an_io_uring_keeps_its_group,
+    Setgid + io_uring: a_registered_personality_keeps_its_group,
+    Setgid + io_uring: a_request_that_waits_may_keep_its_group,
+    Setgid + io_uring: a_ring_from_before_a_fork_acts_as_the_parent,
+    Setgid: a_process_started_before_a_drop_stays_what_it_was,
+    Setgid: a_guard_in_pre_exec_has_ended_in_the_program,
+    Nothing: a_guard_in_pre_exec_is_busy_for_good,
+    Nothing: a_guard_in_a_signal_handler_aborts,
+    Setgid: a_handler_that_forks_during_a_change_misleads_its_child,
+    Setgid: a_parent_that_dies_during_a_change_is_not_reported,
+    Setgid: a_child_that_is_process_1_too_gets_the_death_signal,
+    Setgid: a_scope_returns_before_a_leaked_guard_is_undone,
+    Setgid: ids_set_behind_its_back_are_not_seen,
+    Setgid: a_user_namespace_entered_under_a_guard_is_not_seen,
+    Nothing: two_copies_do_not_see_each_other,
+    Nothing: a_forked_child_has_the_guards_of_other_threads_for_good,
+    Nothing: a_forked_child_has_the_events_of_other_threads_for_good,
+    Nothing: a_subscriber_that_waits_for_a_process_guard_waits_in_vain,
+    Setgid: a_guard_leaked_by_a_late_destructor_is_not_undone,
+    Setgid: a_guard_leaked_by_a_raw_exit_is_not_undone,
+    Setgid: the_programs_handler_runs_before_an_abort,
+    Setgid: a_child_with_both_ids_is_not_secure,
+    Setgid: glibc_aborts_where_one_thread_may_not,
+    Setgid: a_filter_that_does_not_refuse_a_try_ends_the_process,
+    Root: an_executed_file_gives_what_it_gives,
+];
 
 const LONG_ENOUGH: Duration = Duration::from_secs(60);
 const START: Ids = [3; 4];
@@ -138,7 +139,7 @@ fn an_open_descriptor_stays_open() {
 /// User 1234, with CAP_SETGID and no other capability.
 /// A program that has begun, and waits for the end of its stdin.
 fn spawn() -> Child {
-    let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = program::copies().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     // What it says, it says after the exec.
     child.stdin.as_ref().unwrap().write_all(&[0]).unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
@@ -341,7 +342,7 @@ fn a_thread_that_libc_passes_over_may_end_during_a_drop() {
 
 fn a_filter_on_another_thread_that_says_done() {
     is_left_out(|| {
-        let other = Sibling::start_after(|| sandbox::answer(libc::SYS_setresgid, &[], Answer::SuccessWithoutDoing));
+        let other = Sibling::start_after(|| sandbox::answer(calls::SYS_setresgid, &[], Answer::SuccessWithoutDoing));
         (other.thread(), other)
     });
 }
@@ -401,14 +402,14 @@ fn a_made_up_reading_is_put_back() {
     for scope in SCOPES {
         kernel::passes_in_child(|| {
             kernel::start_from(START, &[7, 8]);
-            sandbox::answer(libc::SYS_getgroups, &[], Answer::SuccessWithoutDoing);
+            sandbox::answer(calls::SYS_getgroups, &[], Answer::SuccessWithoutDoing);
             scope.assume(GroupChange::both(1004).no_supplementary()).unwrap().restore().unwrap();
             assert_eq!(kernel::identity(), kernel::Identity { ids: START, groups: vec![] });
         });
         kernel::passes_in_child(|| {
             start();
             // The call that sets nothing, and so tells what it is.
-            sandbox::answer(libc::SYS_setfsgid, &[(0, u32::MAX)], Answer::SuccessWithoutDoing);
+            sandbox::answer(calls::SYS_setfsgid, &[(0, u32::MAX)], Answer::SuccessWithoutDoing);
             let guard = scope.assume(GroupChange::both(1004)).unwrap();
             assert_eq!(common::guard::raw(guard.original()), [3, 3, 3, 0]);
             guard.restore().unwrap();
@@ -445,7 +446,7 @@ fn the_dumpable_flag_stays_cleared() {
 fn the_thread_of_an_io_uring_keeps_its_group() {
     start();
     let guard = GroupGuard::assume(1004).unwrap();
-    let ring = kernel::polled_io_uring();
+    let ring = ring::idle().unwrap();
     guard.restore().unwrap();
     let polls = kernel::all_threads().into_iter().find(|thread| kernel::is_io_worker(thread.thread)).unwrap();
     assert_eq!((kernel::ids(), polls.identity.ids), (START, UNDER));
@@ -536,9 +537,8 @@ fn a_process_started_before_a_drop_stays_what_it_was() {
 }
 
 /// What the program says that it is, after `in_child` has run in the forked child.
-fn cat_after(in_child: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> std::io::Result<String> {
-    let mut command = Command::new("cat");
-    command.arg("/proc/self/status");
+fn status_after(in_child: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> std::io::Result<String> {
+    let mut command = program::shows_status();
     // SAFETY: no other thread holds a lock that it could wait for.
     unsafe { command.pre_exec(in_child) };
     let output = command.output()?;
@@ -552,13 +552,13 @@ fn a_guard_in_pre_exec_has_ended_in_the_program() {
         let _guard = GroupGuard::assume(1004)?;
         Ok(())
     };
-    assert_eq!(cat_after(named).unwrap(), "3\t3\t3\t3");
+    assert_eq!(status_after(named).unwrap(), "3\t3\t3\t3");
     // And one that has not ended is one no more.
     let leaked = || {
         std::mem::forget(GroupGuard::assume(1004)?);
         Ok(())
     };
-    assert_eq!(cat_after(leaked).unwrap(), "1004\t1004\t1004\t1004");
+    assert_eq!(status_after(leaked).unwrap(), "1004\t1004\t1004\t1004");
 }
 
 fn a_guard_in_pre_exec_is_busy_for_good() {
@@ -569,7 +569,7 @@ fn a_guard_in_pre_exec_is_busy_for_good() {
         assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
         Err(std::io::Error::from_raw_os_error(libc::EAGAIN))
     };
-    assert_eq!(cat_after(own_group).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+    assert_eq!(status_after(own_group).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
     drop(holding);
 }
 
@@ -816,15 +816,11 @@ fn a_user_namespace_entered_under_a_guard_is_not_seen() {
 }
 
 fn two_copies_do_not_see_each_other() {
-    // target/<profile>/deps/<this test>, target/<profile>/examples/<the copy>
-    let test = std::env::current_exe().unwrap();
-    let path = test.ancestors().nth(2).unwrap().join("examples/libsecond_copy.so");
-    assert!(path.exists(), "{} is not there: `cargo build --examples` makes it", path.display());
-    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    // SAFETY: valid strings; the function has this type (tests/common/second_copy.rs).
+    let path = std::ffi::CString::new(second_copy::build().to_str().unwrap()).unwrap();
+    // SAFETY: valid strings; the function has this type (tests/identity/second_copy/lib.rs).
     let second_copy: extern "C" fn() -> i32 = unsafe {
         let copy = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
-        assert!(!copy.is_null());
+        assert!(!copy.is_null(), "{path:?}: {:?}", std::ffi::CStr::from_ptr(libc::dlerror()));
         let function = libc::dlsym(copy, c"privilege_guard_second_copy".as_ptr());
         assert!(!function.is_null());
         std::mem::transmute(function)
@@ -1007,7 +1003,7 @@ fn the_programs_handler_runs_before_an_abort() {
     start();
     let text = kernel::aborts(|| {
         let guard = GroupGuard::assume_on_thread(1004).unwrap();
-        sandbox::refuse(libc::SYS_setresgid, &[(1, 3)]);
+        sandbox::refuse(calls::SYS_setresgid, &[(1, 3)]);
         // SAFETY: the handler does nothing that a signal handler may not do.
         unsafe { libc::signal(libc::SIGABRT, handles_the_abort as *const () as libc::sighandler_t) };
         std::thread::spawn(|| {
@@ -1035,7 +1031,7 @@ fn a_child_with_both_ids_is_not_secure() {
     }
     let is_secure = || {
         let mut child = Command::new("/proc/self/exe");
-        child.env(common::CASE, "a_child_with_both_ids_is_not_secure").env(ASKED, "");
+        child.env(common::CASE, common::running()).env(ASKED, "");
         match child.status().unwrap().code() {
             Some(40) => false,
             Some(41) => true,
@@ -1054,7 +1050,7 @@ fn a_child_with_both_ids_is_not_secure() {
 }
 
 fn glibc_aborts_where_one_thread_may_not() {
-    let ways: [fn(); 2] = [|| sandbox::refuse(libc::SYS_setresgid, &[]), || kernel::give_up_capabilities(CAP_SETGID)];
+    let ways: [fn(); 2] = [|| sandbox::refuse(calls::SYS_setresgid, &[]), || kernel::give_up_capabilities(CAP_SETGID)];
     for may_not in ways {
         let text = kernel::aborts(|| {
             start();
@@ -1081,10 +1077,10 @@ fn a_filter_that_does_not_refuse_a_try_ends_the_process() {
     };
     assert!(drop_under(|| ()).success());
     // One that refuses it does what the kernel does.
-    assert!(drop_under(|| sandbox::refuse(libc::SYS_setresgid, &[(0, 3)])).success());
-    let killed = drop_under(|| sandbox::kill_for(libc::SYS_setresgid, &[(0, 3)]));
+    assert!(drop_under(|| sandbox::refuse(calls::SYS_setresgid, &[(0, 3)])).success());
+    let killed = drop_under(|| sandbox::kill_for(calls::SYS_setresgid, &[(0, 3)]));
     assert_eq!(killed.signal(), Some(libc::SIGSYS), "{killed}");
-    let aborted = drop_under(|| sandbox::answer(libc::SYS_setresgid, &[(0, 3)], Answer::SuccessWithoutDoing));
+    let aborted = drop_under(|| sandbox::answer(calls::SYS_setresgid, &[(0, 3)], Answer::SuccessWithoutDoing));
     assert_eq!(aborted.signal(), Some(libc::SIGABRT), "{aborted}");
 }
 
@@ -1125,6 +1121,6 @@ fn an_executed_file_gives_what_it_gives() {
 /// As which group the program runs.
 fn executed(program: &Path) -> i32 {
     let mut child = Command::new(program);
-    child.env(common::CASE, "an_executed_file_gives_what_it_gives").env(GROUP, "").env("TMPDIR", "/tmp");
+    child.env(common::CASE, common::running()).env(GROUP, "").env("TMPDIR", "/tmp");
     child.status().unwrap().code().unwrap()
 }

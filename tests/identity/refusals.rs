@@ -1,43 +1,42 @@
 //! Promise 2 and bad input: what is refused, for which reason, in which words; and that nothing has changed.
 
-mod common;
-
 use std::error::Error as StdError;
 use std::io::{self, ErrorKind};
 
-use common::guard::SCOPES;
-use common::kernel::{self, Namespace};
-use common::sandbox;
+use crate::cases;
+use crate::common::Case;
+use crate::common::calls;
+use crate::common::guard::SCOPES;
+use crate::common::kernel::{self, Namespace};
+use crate::common::sandbox;
 use privilege_guard::{Denial, Error, Gid, GroupChange, GroupGuard, NoReturn};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Nothing: leave_alone_is_no_group,
-        Nothing: texts_that_are_no_group_ids,
-        Nothing: a_name_that_no_group_has,
-        Nothing: more_groups_than_linux_allows,
-        NoSetgid: an_ordinary_user_may_not,
-        Setgid: without_cap_setgid,
-        Setgid: cap_setgid_held_but_not_effective,
-        Setgid: a_filter_refuses_the_ids,
-        Setgid: a_filter_refuses_the_groups,
-        Setgid: a_filter_answers_another_errno,
-        Setgid: an_id_that_would_be_lost,
-        Setgid: an_odd_filesystem_id_that_would_be_lost,
-        Root: an_id_without_mapping,
-        Root: a_group_without_mapping,
-        Root: setgroups_denied_in_the_namespace,
-        NoSetgid: setgroups_denied_in_the_namespace_of_an_ordinary_user,
-        Root: an_unmapped_id_to_be_put_back,
-        Root: an_unmapped_group_to_be_put_back,
-        Root: an_unmapped_id_that_is_not_touched_is_no_reason,
-        Root: group_65534_is_a_group_where_all_are_mapped,
-        Root: an_unreadable_gid_map,
-        Nothing: errors_pass_through_the_question_mark,
-        Root: a_mapped_65534_taken_on_without_cap_setgid_is_irreversible,
-        Root: no_groups_asked_for_where_there_are_none_and_setgroups_is_denied,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Nothing: leave_alone_is_no_group,
+    Nothing: texts_that_are_no_group_ids,
+    Nothing: a_name_that_no_group_has,
+    Nothing: more_groups_than_linux_allows,
+    NoSetgid: an_ordinary_user_may_not,
+    Setgid: without_cap_setgid,
+    Setgid: cap_setgid_held_but_not_effective,
+    Setgid: a_filter_refuses_the_ids,
+    Setgid: a_filter_refuses_the_groups,
+    Setgid: a_filter_answers_another_errno,
+    Setgid: an_id_that_would_be_lost,
+    Setgid: an_odd_filesystem_id_that_would_be_lost,
+    Root: an_id_without_mapping,
+    Root: a_group_without_mapping,
+    Root: setgroups_denied_in_the_namespace,
+    NoSetgid + user_namespace: setgroups_denied_in_the_namespace_of_an_ordinary_user,
+    Root: an_unmapped_id_to_be_put_back,
+    Root: an_unmapped_group_to_be_put_back,
+    Root: an_unmapped_id_that_is_not_touched_is_no_reason,
+    Root: group_65534_is_a_group_where_all_are_mapped,
+    Root: an_unreadable_gid_map,
+    Nothing: errors_pass_through_the_question_mark,
+    Root: a_mapped_65534_taken_on_without_cap_setgid_is_irreversible,
+    Root: no_groups_asked_for_where_there_are_none_and_setgroups_is_denied,
+];
 
 /// The error in both scopes (which must be the same in words), where nothing has changed.
 fn refused(change: GroupChange) -> Error {
@@ -186,7 +185,7 @@ fn cap_setgid_held_but_not_effective() {
 fn a_filter_refuses_the_ids() {
     kernel::start_from([1001; 4], &[1010]);
     kernel::set_death_signal(libc::SIGTERM);
-    sandbox::refuse(libc::SYS_setresgid, &[]);
+    sandbox::refuse(calls::SYS_setresgid, &[]);
     for change in [GroupChange::both(4711), GroupChange::new().effective(4711), GroupChange::both(4711).supplementary([4711])] {
         says_denied(change, Denial::Sandbox, &["although CAP_SETGID is effective", "seccomp"]);
     }
@@ -195,7 +194,7 @@ fn a_filter_refuses_the_ids() {
 fn a_filter_refuses_the_groups() {
     kernel::start_from([1001; 4], &[1010]);
     kernel::set_death_signal(libc::SIGTERM);
-    sandbox::refuse(libc::SYS_setgroups, &[]);
+    sandbox::refuse(calls::SYS_setgroups, &[]);
     for change in [GroupChange::new().no_supplementary(), GroupChange::both(4711).supplementary([4711])] {
         says_denied(change, Denial::Sandbox, &["although CAP_SETGID is effective", "seccomp"]);
     }
@@ -204,8 +203,8 @@ fn a_filter_refuses_the_groups() {
 fn a_filter_answers_another_errno() {
     kernel::start_from([1001; 4], &[1010]);
     kernel::set_death_signal(libc::SIGTERM);
-    sandbox::answer(libc::SYS_setresgid, &[], sandbox::Answer::Errno(libc::ENOSYS));
-    sandbox::answer(libc::SYS_setgroups, &[], sandbox::Answer::Errno(libc::ENOMEM));
+    sandbox::answer(calls::SYS_setresgid, &[], sandbox::Answer::Errno(libc::ENOSYS));
+    sandbox::answer(calls::SYS_setgroups, &[], sandbox::Answer::Errno(libc::ENOMEM));
     for (change, call_made, errno, kind) in [
         (GroupChange::both(4711), "setresgid", libc::ENOSYS, ErrorKind::Unsupported),
         (GroupChange::both(4711).no_supplementary(), "setgroups", libc::ENOMEM, ErrorKind::OutOfMemory),

@@ -1,55 +1,55 @@
 //! Promise 8: for good, until exec; or refused with nothing changed.
 
-mod common;
-
-use common::attack::{Siblings, ways_back};
-use common::kernel::{self, CAP_SETGID, CAP_SETPCAP, CAP_SETUID, Capabilities, Namespace, SUBORDINATE};
-use common::sandbox::{self, Answer};
-use common::sibling::Sibling;
+use crate::cases;
+use crate::common::attack::{Siblings, ways_back};
+use crate::common::calls;
+use crate::common::kernel::{self, CAP_SETGID, CAP_SETPCAP, CAP_SETUID, Capabilities, Namespace, SUBORDINATE};
+use crate::common::ring;
+use crate::common::sandbox::{self, Answer};
+use crate::common::sibling::Sibling;
+use crate::common::{self, Case};
 use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, PermanentDrop};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: root_with_one_thread_keeps_its_user,
-        Setgid: a_guard_becomes_permanent,
-        Setgid: supplementary_groups_are_those_asked_for,
-        Setgid: to_another_user,
-        Root: to_an_account,
-        Setgid: with_keep_caps,
-        Setgid: with_no_setuid_fixup,
-        Setgid: with_inheritable_and_ambient_capability,
-        Root: with_a_file_given_capability,
-        Setgid: several_threads_leave_root,
-        Root: a_set_group_id_program_with_threads,
-        Nothing: an_ordinary_process_gives_up_nothing,
-        Setgid: other_threads_holding_the_capability_are_in_the_way,
-        Setgid: a_capability_that_is_not_effective_is_in_the_way,
-        Setgid: another_user_needs_setuid,
-        Setgid: a_user_0_that_stays_needs_setpcap,
-        Setgid: a_setuid_capability_that_stays_needs_setpcap,
-        Setgid: another_guard_of_this_thread_is_in_the_way,
-        Setgid: another_guard_of_another_thread_is_in_the_way,
-        Setgid: a_change_of_two_groups_or_none_is_ambiguous,
-        Setgid: values_that_mean_leave_alone_are_refused,
-        Nothing: other_supplementary_groups_need_the_capability,
-        Root: denied_setgroups_is_in_the_way,
-        Root: a_real_user_namespace_is_served,
-        Root: no_mapping_is_in_the_way_also_where_the_old_groups_have_none,
-        Setgid: a_setpcap_that_stays_loses_the_bounding_set,
-        Root: no_proc_is_in_the_way,
-        Setgid: a_kernel_thread_of_an_io_uring_is_in_the_way,
-        Setgid: each_step_refused_or_faked,
-        Setgid: what_cannot_be_read_back_is_not_done,
-        Setgid: capabilities_that_cannot_be_set_are_in_the_way_where_some_are_taken,
-        Setgid: a_first_step_that_fails_is_undone_without_the_capability_too,
-        Setgid: a_thread_that_keeps_what_leads_back_is_found,
-        Setgid: own_securebits_that_keep_it_are_in_the_way,
-        Setgid: no_new_privs_is_set,
-        Setgid: no_new_privs_that_was_set_before_is_reported,
-        Setgid: the_death_signal_survives,
-        Setgid: the_report_is_one_line_for_a_log,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: root_with_one_thread_keeps_its_user,
+    Setgid: a_guard_becomes_permanent,
+    Setgid: supplementary_groups_are_those_asked_for,
+    Setgid: to_another_user,
+    Root: to_an_account,
+    Setgid: with_keep_caps,
+    Setgid: with_no_setuid_fixup,
+    Setgid: with_inheritable_and_ambient_capability,
+    Root: with_a_file_given_capability,
+    Setgid: several_threads_leave_root,
+    Root: a_set_group_id_program_with_threads,
+    Nothing: an_ordinary_process_gives_up_nothing,
+    Setgid: other_threads_holding_the_capability_are_in_the_way,
+    Setgid: a_capability_that_is_not_effective_is_in_the_way,
+    Setgid: another_user_needs_setuid,
+    Setgid: a_user_0_that_stays_needs_setpcap,
+    Setgid: a_setuid_capability_that_stays_needs_setpcap,
+    Setgid: another_guard_of_this_thread_is_in_the_way,
+    Setgid: another_guard_of_another_thread_is_in_the_way,
+    Setgid: a_change_of_two_groups_or_none_is_ambiguous,
+    Setgid: values_that_mean_leave_alone_are_refused,
+    Nothing: other_supplementary_groups_need_the_capability,
+    Root: denied_setgroups_is_in_the_way,
+    Root: a_real_user_namespace_is_served,
+    Root: no_mapping_is_in_the_way_also_where_the_old_groups_have_none,
+    Setgid: a_setpcap_that_stays_loses_the_bounding_set,
+    Root: no_proc_is_in_the_way,
+    Setgid + io_uring: a_kernel_thread_of_an_io_uring_is_in_the_way,
+    Setgid: each_step_refused_or_faked,
+    Setgid: what_cannot_be_read_back_is_not_done,
+    Setgid: capabilities_that_cannot_be_set_are_in_the_way_where_some_are_taken,
+    Setgid: a_first_step_that_fails_is_undone_without_the_capability_too,
+    Setgid: a_thread_that_keeps_what_leads_back_is_found,
+    Setgid: own_securebits_that_keep_it_are_in_the_way,
+    Setgid: no_new_privs_is_set,
+    Setgid: no_new_privs_that_was_set_before_is_reported,
+    Setgid: the_death_signal_survives,
+    Setgid: the_report_is_one_line_for_a_log,
+];
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(drop: impl FnOnce() -> Result<T, Error>) -> Error {
@@ -159,8 +159,8 @@ fn with_inheritable_and_ambient_capability() {
     holds(&report, &[], &ALONE());
 }
 
-/// Runs this binary again as `user`, from a copy to which `prepare` gives something, with the case named by `then`.
-fn run_copy(name: &str, prepare: impl FnOnce(&std::path::Path), user: (u32, u32)) -> std::process::ExitStatus {
+/// Runs this binary again as `user`, from a copy to which `prepare` gives something, with the same case.
+fn run_copy(prepare: impl FnOnce(&std::path::Path), user: (u32, u32)) -> std::process::ExitStatus {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(folder.path(), None, Some(user.1)).unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -171,7 +171,7 @@ fn run_copy(name: &str, prepare: impl FnOnce(&std::path::Path), user: (u32, u32)
     kernel::in_child(|| {
         kernel::become_user(user.0, user.1);
         // SAFETY: there is no other thread.
-        unsafe { std::env::set_var(common::CASE, name) };
+        unsafe { std::env::set_var(common::CASE, common::running()) };
         let error = std::os::unix::process::CommandExt::exec(&mut std::process::Command::new(&copy));
         panic!("{error}");
     })
@@ -193,7 +193,7 @@ fn with_a_file_given_capability() {
     }
     // SAFETY: there is no other thread.
     unsafe { std::env::set_var("INSIDE", "1") };
-    let status = run_copy("with_a_file_given_capability", |copy| kernel::give_file_capabilities(copy, CAP_SETGID), (1234, 1234));
+    let status = run_copy(|copy| kernel::give_file_capabilities(copy, CAP_SETGID), (1234, 1234));
     assert!(status.success(), "{status}");
 }
 
@@ -224,7 +224,7 @@ fn a_set_group_id_program_with_threads() {
         std::os::unix::fs::chown(copy, None, Some(7)).unwrap();
         std::fs::set_permissions(copy, std::os::unix::fs::PermissionsExt::from_mode(0o2755)).unwrap();
     };
-    let status = run_copy("a_set_group_id_program_with_threads", set_group_id, (1234, 33));
+    let status = run_copy(set_group_id, (1234, 33));
     assert!(status.success(), "{status}");
 }
 
@@ -372,7 +372,7 @@ fn no_mapping_is_in_the_way_also_where_the_old_groups_have_none() {
         }
         let error = refused(|| PermanentDrop::to_group(33).user(70_000).apply());
         assert!(matches!(error, Error::NoUserMapping { user: 70_000 }), "{error}");
-        sandbox::refuse(libc::SYS_setresuid, &[]);
+        sandbox::refuse(calls::SYS_setresuid, &[]);
         assert!(matches!(PermanentDrop::to_group(33).user(1234).apply(), Err(Error::StillPrivileged { .. })));
     });
 }
@@ -395,7 +395,7 @@ fn no_proc_is_in_the_way() {
 
 fn a_kernel_thread_of_an_io_uring_is_in_the_way() {
     start();
-    let ring = kernel::polled_io_uring();
+    let ring = ring::idle().unwrap();
     assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::IoUring { .. }));
     assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::IoUring { .. }));
     drop(ring);
@@ -407,16 +407,16 @@ fn each_step_refused_or_faked() {
     let mut rows = 0;
     for threads in [0, 2] {
         for (call, arguments, undoable) in [
-            (libc::SYS_setgroups, &[][..], true),
-            (libc::SYS_setresgid, &[(0, 33)], true),
-            (libc::SYS_setresuid, &[], true),
+            (calls::SYS_setgroups, &[][..], true),
+            (calls::SYS_setresgid, &[(0, 33)], true),
+            (calls::SYS_setresuid, &[], true),
             (libc::SYS_prctl, &[(0, libc::PR_CAPBSET_DROP as u32)], true),
             (libc::SYS_capset, &[], true),
             (libc::SYS_prctl, &[(0, libc::PR_SET_NO_NEW_PRIVS as u32)], false),
             // What the proof tries: a filter that claims success there is not to be believed either.
-            (libc::SYS_setresgid, &[(0, 7)], false),
-            (libc::SYS_setgid, &[], false),
-            (libc::SYS_setfsgid, &[(0, 7)], false),
+            (calls::SYS_setresgid, &[(0, 7)], false),
+            (calls::SYS_setgid, &[], false),
+            (calls::SYS_setfsgid, &[(0, 7)], false),
         ] {
             for answer in [Answer::Errno(libc::EPERM), Answer::Errno(libc::ENOMEM), Answer::SuccessWithoutDoing] {
                 // The steps of each road: user 0 kept, another user with capabilities kept, several threads.
@@ -459,7 +459,7 @@ fn each_step_refused_or_faked() {
                     assert!(aborted || matches!(status.code(), Some(0 | 10 | 20 | 30)), "{row}");
                     // Success without doing is an Ok only where the drop has no use for the call: the kernel is asked below.
                     if status.code() == Some(10) {
-                        let unused = (call == libc::SYS_setresuid && user.is_none())
+                        let unused = (call == calls::SYS_setresuid && user.is_none())
                             || (call == libc::SYS_prctl && arguments[0].1 == libc::PR_CAPBSET_DROP as u32 && user.is_some())
                             || (call == libc::SYS_capset && threads > 0)
                             || (call == libc::SYS_prctl && arguments[0].1 == libc::PR_SET_NO_NEW_PRIVS as u32);
@@ -475,7 +475,7 @@ fn each_step_refused_or_faked() {
 /// After a step that cannot be undone it would be too late to find that out.
 fn what_cannot_be_read_back_is_not_done() {
     let read_by: [(libc::c_long, Option<libc::c_int>); 3] =
-        [(libc::SYS_getresuid, None), (libc::SYS_prctl, Some(libc::PR_CAPBSET_READ)), (libc::SYS_prctl, Some(libc::PR_GET_NO_NEW_PRIVS))];
+        [(calls::SYS_getresuid, None), (libc::SYS_prctl, Some(libc::PR_CAPBSET_READ)), (libc::SYS_prctl, Some(libc::PR_GET_NO_NEW_PRIVS))];
     for (call, option) in read_by {
         kernel::passes_in_child(|| {
             start();
@@ -506,7 +506,7 @@ fn a_first_step_that_fails_is_undone_without_the_capability_too() {
         kernel::passes_in_child(|| {
             kernel::start_from([33, 7, 7, 7], &[]);
             kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
-            sandbox::answer(libc::SYS_setresgid, &[(0, 33), (1, 33), (2, 33)], answer);
+            sandbox::answer(calls::SYS_setresgid, &[(0, 33), (1, 33), (2, 33)], answer);
             let error = refused(|| PermanentDrop::to_group(33).apply());
             assert!(matches!(error, Error::Call { call: "setresgid", .. }), "{error}");
         });

@@ -1,41 +1,40 @@
 //! Promises 3, 4 and 8 where the kernel refuses a call halfway: each setting call, each time it is made, in both scopes, fails, or
 //! answers with success without doing anything. Nothing changed, or the exact state asked for, or an end that says so.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 
-use common::attack::{Siblings, ways_back};
-use common::fault::{Call, Ended, Fault, First, Window, supervise};
-use common::guard::{Guard, SCOPES, Scope};
-use common::kernel::{self, CAP_SETGID, Identity, Ids, ThreadState};
-use common::sandbox::Answer;
+use crate::cases;
+use crate::common::Case;
+use crate::common::attack::{Siblings, ways_back};
+use crate::common::calls;
+use crate::common::fault::{Call, Ended, Fault, First, Window, supervise};
+use crate::common::guard::{Guard, SCOPES, Scope};
+use crate::common::kernel::{self, CAP_SETGID, Identity, Ids, ThreadState};
+use crate::common::sandbox::Answer;
 use privilege_guard::{DropReport, Error, GroupChange, PermanentDrop};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: with_the_capability,
-        Setgid: of_a_set_group_id_program,
-        NoSetgid: of_an_ordinary_user,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: with_the_capability,
+    Setgid: of_a_set_group_id_program,
+    NoSetgid: of_an_ordinary_user,
+];
 
 const CALLS: [Call; 10] = [
-    Call { name: "setresgid", number: libc::SYS_setresgid, first: First::Any },
-    Call { name: "setgroups", number: libc::SYS_setgroups, first: First::Any },
-    Call { name: "setfsgid", number: libc::SYS_setfsgid, first: First::IsNot(u32::MAX) },
+    Call { name: "setresgid", number: calls::SYS_setresgid, first: First::Any },
+    Call { name: "setgroups", number: calls::SYS_setgroups, first: First::Any },
+    Call { name: "setfsgid", number: calls::SYS_setfsgid, first: First::IsNot(u32::MAX) },
     READING,
     Call { name: "PR_SET_PDEATHSIG", number: libc::SYS_prctl, first: First::Is(libc::PR_SET_PDEATHSIG as u32) },
-    Call { name: "setgid", number: libc::SYS_setgid, first: First::Any },
-    Call { name: "setresuid", number: libc::SYS_setresuid, first: First::Any },
+    Call { name: "setgid", number: calls::SYS_setgid, first: First::Any },
+    Call { name: "setresuid", number: calls::SYS_setresuid, first: First::Any },
     Call { name: "capset", number: libc::SYS_capset, first: First::Any },
     Call { name: "PR_CAPBSET_DROP", number: libc::SYS_prctl, first: First::Is(libc::PR_CAPBSET_DROP as u32) },
     Call { name: "PR_SET_NO_NEW_PRIVS", number: libc::SYS_prctl, first: First::Is(libc::PR_SET_NO_NEW_PRIVS as u32) },
 ];
 
 /// It sets nothing, so success without doing would be a made-up answer to a question, which nobody could know from the true one.
-const READING: Call = Call { name: "setfsgid(-1)", number: libc::SYS_setfsgid, first: First::Is(u32::MAX) };
+const READING: Call = Call { name: "setfsgid(-1)", number: calls::SYS_setfsgid, first: First::Is(u32::MAX) };
 
 const ANSWERS: [(&str, Answer); 5] = [
     ("EPERM", Answer::Errno(libc::EPERM)),

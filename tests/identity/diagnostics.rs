@@ -1,33 +1,32 @@
 //! "When it says no" of docs/guide.md: each message that it quotes, beside the same one made now.
 
-mod common;
-
-use common::kernel::{self, CAP_SETGID, Namespace};
-use common::sandbox;
-use common::sibling::Sibling;
+use crate::cases;
+use crate::common::calls;
+use crate::common::kernel::{self, CAP_SETGID, Namespace};
+use crate::common::sandbox;
+use crate::common::sibling::Sibling;
+use crate::common::{self, Case};
 use privilege_guard::{Error, Gid, GroupChange, GroupGuard, PermanentDrop};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Nothing: every_quote_is_compared,
-        Nothing: no_privilege,
-        Nothing: a_wrong_name,
-        Nothing: what_the_compiler_says,
-        Nothing: a_named_guard_lives_and_an_unnamed_one_does_not,
-        Nothing: another_thread_has_a_guard,
-        Nothing: a_process_guard_inside_a_thread_guard,
-        Setgid: a_drop_with_other_threads,
-        Setgid: a_drop_under_tokio,
-        Nothing: a_leaked_guard,
-        Nothing: the_group_that_means_leave_alone,
-        Nothing: a_group_that_is_not_mapped,
-        Root: an_id_that_could_not_be_put_back,
-        Setgid: a_way_back_that_is_refused,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Nothing: every_quote_is_compared,
+    Nothing + group_1004: no_privilege,
+    Nothing: a_wrong_name,
+    Nothing: what_the_compiler_says,
+    Nothing: a_named_guard_lives_and_an_unnamed_one_does_not,
+    Nothing: another_thread_has_a_guard,
+    Nothing: a_process_guard_inside_a_thread_guard,
+    Setgid: a_drop_with_other_threads,
+    Setgid: a_drop_under_tokio,
+    Nothing: a_leaked_guard,
+    Nothing: the_group_that_means_leave_alone,
+    Nothing + user_namespace: a_group_that_is_not_mapped,
+    Root: an_id_that_could_not_be_put_back,
+    Setgid: a_way_back_that_is_refused,
+];
 
 fn section() -> &'static str {
-    let (_, section) = include_str!("../docs/guide.md").split_once("\n## When it says no\n").expect("the section");
+    let (_, section) = include_str!("../../docs/guide.md").split_once("\n## When it says no\n").expect("the section");
     section.split("\n## ").next().unwrap_or_default()
 }
 
@@ -85,11 +84,11 @@ fn a_wrong_name() {
 }
 
 fn what_the_compiler_says() {
-    let unnamed = include_str!("compile/unnamed_guard_is_warned_of.stderr");
+    let unnamed = include_str!("../compile/unnamed_guard_is_warned_of.stderr");
     compiler_says("A guard without a name", unnamed);
     assert!(unnamed.contains("help: use `let _ = ...` to ignore the resulting value"));
-    compiler_says("`let _ =`", include_str!("compile/ended_at_once.stderr"));
-    compiler_says("A guard held across an `.await`", include_str!("compile/held_across_an_await.stderr"));
+    compiler_says("`let _ =`", include_str!("../compile/ended_at_once.stderr"));
+    compiler_says("A guard held across an `.await`", include_str!("../compile/held_across_an_await.stderr"));
 }
 
 fn a_named_guard_lives_and_an_unnamed_one_does_not() {
@@ -170,6 +169,6 @@ fn an_id_that_could_not_be_put_back() {
 
 fn a_way_back_that_is_refused() {
     kernel::start_from([3; 4], &[]);
-    sandbox::refuse(libc::SYS_setresgid, &[(1, 3)]);
+    sandbox::refuse(calls::SYS_setresgid, &[(1, 3)]);
     says("A way back that is refused", kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap())));
 }

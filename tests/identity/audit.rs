@@ -1,34 +1,33 @@
 //! The audit: `threads()` shows what the kernel shows, of each thread.
 
-mod common;
-
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{read_dir, read_to_string};
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 
-use common::kernel::{self, CAP_SETGID, Capabilities, Identity};
+use crate::cases;
+use crate::common::kernel::{self, CAP_SETGID, Capabilities, Identity};
+use crate::common::ring;
+use crate::common::{self, Case};
 use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, ThreadIds, threads};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Nothing: the_only_thread_is_shown_as_it_is,
-        Setgid: every_thread_is_shown_as_the_kernel_has_it,
-        Setgid: a_thread_guard_shows_on_its_thread_only,
-        Setgid: a_process_guard_shows_on_every_thread,
-        Setgid: cap_setgid_is_held_by_any_of_three_sets,
-        Setgid: an_audit_says_in_words_what_it_shows,
-        Nothing: threads_that_come_and_go_are_no_error,
-        Nothing: a_thread_of_any_name_is_shown,
-        Nothing: a_name_that_the_kernel_cut_in_a_letter_is_shown,
-        Nothing: a_thread_that_is_named_as_an_io_uring_thread_is_none,
-        Nothing: an_io_uring_thread_is_told_apart,
-        Setgid: an_io_uring_thread_keeps_its_identity_under_a_process_guard,
-        Root: an_audit_without_proc_is_an_error,
-        Root: an_audit_without_its_own_thread_is_an_error,
-        Root: an_audit_of_files_that_look_like_proc_is_an_error,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Nothing: the_only_thread_is_shown_as_it_is,
+    Setgid: every_thread_is_shown_as_the_kernel_has_it,
+    Setgid: a_thread_guard_shows_on_its_thread_only,
+    Setgid: a_process_guard_shows_on_every_thread,
+    Setgid: cap_setgid_is_held_by_any_of_three_sets,
+    Setgid: an_audit_says_in_words_what_it_shows,
+    Nothing: threads_that_come_and_go_are_no_error,
+    Nothing: a_thread_of_any_name_is_shown,
+    Nothing: a_name_that_the_kernel_cut_in_a_letter_is_shown,
+    Nothing: a_thread_that_is_named_as_an_io_uring_thread_is_none,
+    Nothing + io_uring: an_io_uring_thread_is_told_apart,
+    Setgid + io_uring: an_io_uring_thread_keeps_its_identity_under_a_process_guard,
+    Root: an_audit_without_proc_is_an_error,
+    Root: an_audit_without_its_own_thread_is_an_error,
+    Root: an_audit_of_files_that_look_like_proc_is_an_error,
+];
 
 /// A thread in a state of its own, until it is dropped.
 struct Other {
@@ -264,7 +263,7 @@ fn a_thread_that_is_named_as_an_io_uring_thread_is_none() {
 fn an_io_uring_thread_is_told_apart() {
     let other = Other::start("other", || ());
     assert!(audit().values().all(|thread| !thread.is_io_uring));
-    let ring = kernel::polled_io_uring();
+    let ring = ring::idle().unwrap();
     let shown = audit();
     let of_io_uring: Vec<_> = shown.values().filter(|thread| thread.is_io_uring).collect();
     let [polls] = of_io_uring[..] else { panic!("{shown:#?}") };
@@ -283,7 +282,7 @@ fn an_io_uring_thread_is_told_apart() {
 
 fn an_io_uring_thread_keeps_its_identity_under_a_process_guard() {
     let start = kernel::identity();
-    let _ring = kernel::polled_io_uring();
+    let _ring = ring::idle().unwrap();
     let guard = GroupGuard::assume(1001).unwrap();
     for thread in audit().values() {
         let expected = if kernel::is_io_worker(thread.thread_id as i32) { start.ids } else { [1001, 1001, start.ids[2], 1001] };

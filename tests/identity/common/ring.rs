@@ -19,13 +19,31 @@ const DRAIN: u64 = 1 << 1 << 8;
 const LINKED_TO_THE_NEXT: u64 = 1 << 2 << 8;
 const ASYNC: u64 = 1 << 4 << 8;
 
+/// `struct io_uring_params`, as words.
+const WORDS_OF_PARAMS: usize = 30;
+
+fn set_up(flags: u32, params: &mut [u32; WORDS_OF_PARAMS]) -> std::io::Result<OwnedFd> {
+    params[2] = flags;
+    // SAFETY: the pointer is to as much as the kernel reads and writes.
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, params.as_mut_ptr()) };
+    if ring < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(ring as i32) })
+}
+
+/// With a kernel thread that polls it, and nothing to poll.
+pub fn idle() -> std::io::Result<OwnedFd> {
+    set_up(SETUP_SQPOLL, &mut [0; WORDS_OF_PARAMS])
+}
+
 /// `struct io_sqe_ring` and the like are words at offsets that the kernel tells.
 pub struct Ring {
     ring: OwnedFd,
     words: *const AtomicU32,
     requests: *mut [u64; 8],
-    /// Of `struct io_uring_params`, as words.
-    params: [u32; 30],
+    params: [u32; WORDS_OF_PARAMS],
     /// What the requests point to.
     kept: Vec<CString>,
     read: Box<[u8; 1]>,
@@ -66,15 +84,8 @@ impl Ring {
     }
 
     fn with_flags(flags: u32) -> Self {
-        let mut params = [0u32; 30];
-        params[2] = flags;
-        // SAFETY: the pointer is to as much as the kernel reads and writes.
-        let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, params.as_mut_ptr()) };
-        if ring < 0 {
-            super::ignore(&format!("needs an io_uring: {}", std::io::Error::last_os_error()));
-        }
-        // SAFETY: a new descriptor.
-        let ring = unsafe { OwnedFd::from_raw_fd(ring as i32) };
+        let mut params = [0; WORDS_OF_PARAMS];
+        let ring = set_up(flags, &mut params).unwrap_or_else(|error| super::ignore(&format!("needs an io_uring: {error}")));
         let map = |offset| {
             let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
             // SAFETY: a new mapping, never unmapped: of the rings (one mapping has both) and of the requests, neither longer than a page.
@@ -159,7 +170,7 @@ impl Ring {
         let (ring, flags) = (self.ring.as_raw_fd(), ENTER_SQ_WAKEUP | if wait_for > 0 { ENTER_GETEVENTS } else { 0 });
         // SAFETY: the requests point to what this ring keeps.
         let taken = unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, new, wait_for, flags, none, 0) };
-        assert_eq!(taken, libc::c_long::from(new), "{}", std::io::Error::last_os_error());
+        assert_eq!(taken, new as libc::c_long, "{}", std::io::Error::last_os_error());
     }
 
     /// All that has ended has ended well.

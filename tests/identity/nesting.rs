@@ -1,7 +1,5 @@
 //! Promise 5: the innermost living guard decides, in whatever order guards end.
 
-mod common;
-
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::panic::catch_unwind;
@@ -9,38 +7,39 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::guard::{self, Guard, SCOPES, Scope, raw};
-use common::kernel::{self, Identity, Ids};
-use common::sandbox;
-use common::sibling::Sibling;
+use crate::cases;
+use crate::common::Case;
+use crate::common::calls;
+use crate::common::guard::{self, Guard, SCOPES, Scope, raw};
+use crate::common::kernel::{self, Identity, Ids};
+use crate::common::sandbox;
+use crate::common::sibling::Sibling;
 use privilege_guard::{Error, GroupChange, GroupGuard};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: three_guards_end_in_every_order,
-        Setgid: four_guards_end_in_every_order,
-        Nothing: guards_of_an_ordinary_user_nest,
-        Setgid: an_outer_guard_that_is_restored_or_run_waits,
-        Setgid: a_process_guard_inside_a_thread_guard_is_refused,
-        Setgid: guards_in_boxes_vectors_and_fields_end_in_their_order,
-        Setgid: a_panic_ends_guards_in_the_order_of_unwinding,
-        Setgid: a_guard_in_a_thread_local_that_goes_first_is_dropped,
-        Setgid: a_guard_in_a_thread_local_that_goes_last_has_been_undone,
-        Setgid: no_guard_begins_when_the_thread_ends,
-        Setgid: leaked_guards_are_undone_at_the_end_of_their_thread,
-        Setgid: a_leaked_guard_counts_as_alive,
-        Setgid: a_thread_that_was_joined_has_undone_its_leaked_guards,
-        Setgid: a_scoped_thread_undoes_its_leaked_guards,
-        Setgid: a_guard_leaked_on_the_main_thread_is_undone_at_its_return,
-        Setgid: a_guard_leaked_on_the_main_thread_is_undone_at_exit,
-        Setgid: switching_sets_the_ids_that_the_change_named,
-        Setgid: switching_to_the_same_group_makes_no_call,
-        Setgid: only_the_innermost_guard_switches,
-        Setgid: switching_needs_one_named_group,
-        Setgid: a_refused_switch_leaves_the_ids,
-        Setgid: without_cap_setgid_every_start_switches_within_its_ids,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: three_guards_end_in_every_order,
+    Setgid: four_guards_end_in_every_order,
+    Nothing: guards_of_an_ordinary_user_nest,
+    Setgid: an_outer_guard_that_is_restored_or_run_waits,
+    Setgid: a_process_guard_inside_a_thread_guard_is_refused,
+    Setgid: guards_in_boxes_vectors_and_fields_end_in_their_order,
+    Setgid: a_panic_ends_guards_in_the_order_of_unwinding,
+    Setgid: a_guard_in_a_thread_local_that_goes_first_is_dropped,
+    Setgid: a_guard_in_a_thread_local_that_goes_last_has_been_undone,
+    Setgid: no_guard_begins_when_the_thread_ends,
+    Setgid: leaked_guards_are_undone_at_the_end_of_their_thread,
+    Setgid: a_leaked_guard_counts_as_alive,
+    Setgid: a_thread_that_was_joined_has_undone_its_leaked_guards,
+    Setgid: a_scoped_thread_undoes_its_leaked_guards,
+    Setgid: a_guard_leaked_on_the_main_thread_is_undone_at_its_return,
+    Setgid: a_guard_leaked_on_the_main_thread_is_undone_at_exit,
+    Setgid: switching_sets_the_ids_that_the_change_named,
+    Setgid: switching_to_the_same_group_makes_no_call,
+    Setgid: only_the_innermost_guard_switches,
+    Setgid: switching_needs_one_named_group,
+    Setgid: a_refused_switch_leaves_the_ids,
+    Setgid: without_cap_setgid_every_start_switches_within_its_ids,
+];
 
 const LAYERS: [(Option<u32>, Option<u32>); 4] =
     [(Some(1001), Some(1001)), (None, Some(1002)), (Some(1003), None), (Some(1004), Some(1005))];
@@ -630,9 +629,9 @@ fn switching_to_the_same_group_makes_no_call() {
             let mut guard = scope.assume(GroupChange::both(1001)).unwrap();
             guard.switch_to(1002).unwrap();
             let inside = kernel::identity();
-            sandbox::refuse(libc::SYS_setresgid, &[]);
-            sandbox::refuse(libc::SYS_setregid, &[]);
-            sandbox::refuse(libc::SYS_setfsgid, &[(0, 1002)]);
+            sandbox::refuse(calls::SYS_setresgid, &[]);
+            sandbox::refuse(calls::SYS_setregid, &[]);
+            sandbox::refuse(calls::SYS_setfsgid, &[(0, 1002)]);
             sandbox::refuse(libc::SYS_prctl, &[(0, libc::PR_SET_PDEATHSIG as u32)]);
             guard.switch_to(1002).unwrap();
             assert!(matches!(guard.switch_to(1003), Err(Error::NotPermitted { .. })));

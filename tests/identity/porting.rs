@@ -1,53 +1,52 @@
 //! What docs/porting.md says of other code and of this crate, row by row: theirs made with the same calls, ours, and the kernel as judge.
 
-mod common;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
 
-use common::attack;
-use common::kernel::{self, CAP_SETGID, Ids};
-use common::sandbox::{self, Answer};
+use crate::cases;
+use crate::common::attack;
+use crate::common::calls;
+use crate::common::kernel::{self, CAP_SETGID, Ids};
+use crate::common::sandbox::{self, Answer};
+use crate::common::{self, Case};
 use nix::unistd;
 use privilege_guard::{Error, GroupChange, GroupGuard, PermanentDrop, Thread};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Nothing: every_row_has_a_case,
-        Setgid: never_taken_back,
-        Setgid: set_group_id_program_becomes_its_user,
-        Setgid: changed_and_changed_back,
-        Setgid: saved_or_filesystem_id_is_another,
-        Setgid: nothing_is_named,
-        Setgid: old_group_wanted_back,
-        Root: supplementary_groups_of_the_old_group,
-        Setgid: user_stays_0,
-        Setgid: number_of_the_user,
-        Setgid: supplementary_groups_of_root,
-        Setgid: effective_group_is_neither_real_nor_saved,
-        Setgid: way_back_refused,
-        Setgid: only_the_group_is_named,
-        Setgid: user_without_an_account,
-        Setgid: keep_caps,
-        Setgid: setuid_refused,
-        Setgid: set_group_id_program_takes_its_group_as_real,
-        Setgid: two_threads_at_once,
-        Setgid: filesystem_id,
-        Setgid: death_signal,
-        Setgid: leave_alone,
-        Setgid: dropped_in_the_order_made,
-        Setgid: always_back_to_0,
-        Setgid: refusal_is_logged,
-        Setgid: moved_to_another_thread,
-        Setgid: not_root,
-        Setgid: one_inside_another,
-        Setgid: way_back_is_fatal,
-        Setgid: drop_could_be_taken_back,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Nothing: every_row_has_a_case,
+    Setgid: never_taken_back,
+    Setgid: set_group_id_program_becomes_its_user,
+    Setgid: changed_and_changed_back,
+    Setgid: saved_or_filesystem_id_is_another,
+    Setgid: nothing_is_named,
+    Setgid: old_group_wanted_back,
+    Root: supplementary_groups_of_the_old_group,
+    Setgid: user_stays_0,
+    Setgid: number_of_the_user,
+    Setgid: supplementary_groups_of_root,
+    Setgid: effective_group_is_neither_real_nor_saved,
+    Setgid: way_back_refused,
+    Setgid: only_the_group_is_named,
+    Setgid: user_without_an_account,
+    Setgid: keep_caps,
+    Setgid: setuid_refused,
+    Setgid: set_group_id_program_takes_its_group_as_real,
+    Setgid: two_threads_at_once,
+    Setgid: filesystem_id,
+    Setgid: death_signal,
+    Setgid: leave_alone,
+    Setgid: dropped_in_the_order_made,
+    Setgid: always_back_to_0,
+    Setgid: refusal_is_logged,
+    Setgid: moved_to_another_thread,
+    Setgid: not_root,
+    Setgid: one_inside_another,
+    Setgid: way_back_is_fatal,
+    Setgid: drop_could_be_taken_back,
+];
 
 fn every_row_has_a_case() {
-    let rows = include_str!("../docs/porting.md").lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let rows = include_str!("../../docs/porting.md").lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
     let rows: Vec<&str> = rows.filter(|&cell| cell != "where").collect();
     assert!(rows.len() > 20);
     let this = include_str!("porting.rs");
@@ -190,7 +189,7 @@ fn supplementary_groups_of_the_old_group() {
     let ours = || {
         kernel::start_from([0; 4], &[0, 7]);
         PermanentDrop::to_group(1001).apply().unwrap();
-        assert_eq!(groups(), []);
+        assert_eq!(groups(), [0u32; 0]);
     };
     theirs_and_ours([0; 4], theirs, ours);
     let Ok(Some(account)) = unistd::User::from_name("daemon") else { common::ignore("no account is named daemon here") };
@@ -280,7 +279,7 @@ fn supplementary_groups_of_root() {
     let ours = || {
         start();
         let guard = GroupChange::new().effective(1004).no_supplementary().assume().unwrap();
-        guard.run(|| assert_eq!(groups(), [])).unwrap();
+        guard.run(|| assert_eq!(groups(), [0u32; 0])).unwrap();
         assert_eq!(groups(), [0, 7]);
     };
     theirs_and_ours([0; 4], theirs, ours);
@@ -307,7 +306,7 @@ fn effective_group_is_neither_real_nor_saved() {
 }
 
 fn refuse_the_way_back_to_3() {
-    sandbox::refuse(libc::SYS_setresgid, &[(1, 3)]);
+    sandbox::refuse(calls::SYS_setresgid, &[(1, 3)]);
 }
 
 /// the way back is refused
@@ -368,7 +367,7 @@ fn user_without_an_account() {
         kernel::start_from([0; 4], &[0, 7]);
         PermanentDrop::to_group(1001).user(1234).apply().unwrap();
         is([1001; 4]);
-        assert_eq!(kernel::identity().groups, []);
+        assert_eq!(kernel::identity().groups, [0u32; 0]);
     };
     theirs_and_ours([0; 4], theirs, ours);
 }
@@ -393,7 +392,7 @@ fn keep_caps() {
 /// `setuid` is refused
 fn setuid_refused() {
     let start = || {
-        for call in [libc::SYS_setuid, libc::SYS_setresuid] {
+        for call in [calls::SYS_setuid, calls::SYS_setresuid] {
             sandbox::refuse(call, &[(0, 1234)]);
         }
     };
@@ -573,7 +572,7 @@ fn moved_to_another_thread() {
         std::thread::spawn(other).join().unwrap();
         is([3, 1004, 3, 1004]);
     });
-    assert!(include_str!("compile/moved_into_a_thread.stderr").contains("cannot be sent between threads safely"));
+    assert!(include_str!("../compile/moved_into_a_thread.stderr").contains("cannot be sent between threads safely"));
 }
 
 /// The three statics of OpenSSH's uidswap.c.
@@ -695,8 +694,8 @@ fn way_back_is_fatal() {
 fn drop_could_be_taken_back() {
     // A filter that says so is all that makes one of them believe it.
     let say_done = || {
-        for call in [libc::SYS_setgid, libc::SYS_setresgid] {
-            sandbox::answer(call, &[(if call == libc::SYS_setgid { 0 } else { 1 }, 3)], Answer::SuccessWithoutDoing);
+        for call in [calls::SYS_setgid, calls::SYS_setresgid] {
+            sandbox::answer(call, &[(if call == calls::SYS_setgid { 0 } else { 1 }, 3)], Answer::SuccessWithoutDoing);
         }
     };
     let theirs = |could: bool| {

@@ -1,37 +1,36 @@
 //! What README.md says, beside hand-written code and of itself.
 
-mod common;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
-use common::kernel::{self, CAP_SETGID, Ids};
-use common::sandbox::{self, Answer};
+use crate::cases;
+use crate::common::calls;
+use crate::common::kernel::{self, CAP_SETGID, Ids};
+use crate::common::sandbox::{self, Answer};
+use crate::common::{self, Case};
 use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, PermanentDrop};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Nothing: every_row_has_a_case,
-        Setgid: where_the_work_fails_or_panics,
-        Setgid: the_saved_id,
-        Setgid: the_filesystem_id,
-        Setgid: the_parent_death_signal,
-        Setgid: a_set_group_id_program,
-        Nothing: the_group_that_means_leave_alone,
-        Setgid: a_filter_that_only_says_done,
-        Setgid: a_way_back_that_is_refused,
-        Setgid: what_cannot_be_undone,
-        Setgid: a_number_that_has_no_name,
-        Nothing: the_calls_in_the_table_compile,
-        Nothing: the_numbers_and_the_commands_are_so,
-        Nothing: the_tests_that_the_pages_name_are_there,
-        Nothing: every_limit_names_a_test,
-        Nothing: every_line_is_shown_by_a_test,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Nothing: every_row_has_a_case,
+    Setgid: where_the_work_fails_or_panics,
+    Setgid: the_saved_id,
+    Setgid: the_filesystem_id,
+    Setgid: the_parent_death_signal,
+    Setgid: a_set_group_id_program,
+    Nothing: the_group_that_means_leave_alone,
+    Setgid: a_filter_that_only_says_done,
+    Setgid: a_way_back_that_is_refused,
+    Setgid: what_cannot_be_undone,
+    Setgid: a_number_that_has_no_name,
+    Nothing: the_calls_in_the_table_compile,
+    Nothing: the_numbers_and_the_commands_are_so,
+    Nothing: the_tests_that_the_pages_name_are_there,
+    Nothing: every_limit_names_a_test,
+    Nothing: every_line_is_shown_by_a_test,
+];
 
-const README: &str = include_str!("../README.md");
+const README: &str = include_str!("../../README.md");
 
 /// The text under this heading of README.md.
 fn section(heading: &str) -> &'static str {
@@ -130,7 +129,7 @@ fn the_group_that_means_leave_alone() {
 
 /// a seccomp filter answers success and does nothing
 fn a_filter_that_only_says_done() {
-    for call in [libc::SYS_setregid, libc::SYS_setresgid] {
+    for call in [calls::SYS_setregid, calls::SYS_setresgid] {
         sandbox::answer(call, &[], Answer::SuccessWithoutDoing);
     }
     let before = kernel::ids();
@@ -145,7 +144,7 @@ fn a_filter_that_only_says_done() {
 /// the kernel refuses the way back
 fn a_way_back_that_is_refused() {
     kernel::start_from([3; 4], &[]);
-    for call in [libc::SYS_setregid, libc::SYS_setresgid] {
+    for call in [calls::SYS_setregid, calls::SYS_setresgid] {
         sandbox::refuse(call, &[(1, 3)]);
     }
     kernel::passes_in_child(|| {
@@ -211,7 +210,7 @@ fn the_calls_in_the_table_compile() {
 
 fn the_numbers_and_the_commands_are_so() {
     assert!(README.contains(concat!("\n- Needs Rust ", env!("CARGO_PKG_RUST_VERSION"), ". `#![forbid(unsafe_code)]`.\n")));
-    assert!(include_str!("../src/lib.rs").contains("\n#![forbid(unsafe_code)]\n"));
+    assert!(include_str!("../../src/lib.rs").contains("\n#![forbid(unsafe_code)]\n"));
     // .ci/run runs what stands there.
     assert!(README.contains("\n```sh\ncargo run --example temporary_change\ncargo test\n```\n"));
     assert_eq!(README.matches("```sh").count(), 1);
@@ -235,10 +234,12 @@ fn named_in(page: &str) -> Vec<(&str, &str)> {
     in_backticks(page).filter_map(|name| name.split_once("::").filter(|(file, case)| is_word(file) && is_word(case))).collect()
 }
 
-fn is_there((test, case): (&str, &str)) {
-    let text = file(&format!("tests/{test}.rs")).expect(test);
-    let ways = [format!(": {case},"), format!("name: \"{case}\""), format!("(\"{case}\", ")];
-    assert!(ways.iter().any(|way| text.contains(way)), "{test}::{case} is no case");
+/// `compile` is a binary of its own, and its programs are named like cases.
+fn is_there((module, case): (&str, &str)) {
+    let name = format!("{module}::{case}");
+    let is_case = crate::MODULES.iter().flat_map(|cases| cases.iter()).any(|case| case.name() == name);
+    let compiled = || module == "compile" && file("tests/compile.rs").expect("tests/compile.rs").contains(&format!("(\"{case}\", "));
+    assert!(is_case || compiled(), "{name} is no case");
 }
 
 fn the_tests_that_the_pages_name_are_there() {
@@ -246,13 +247,6 @@ fn the_tests_that_the_pages_name_are_there() {
     let named = named_in(&security);
     assert!(named.len() > 90, "{named:?}");
     named.into_iter().for_each(is_there);
-
-    let testing = file("docs/testing.md").unwrap();
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let is_listed = in_backticks(&testing).any(|listed| listed == format!("tests/{name}"));
-        assert!(!name.ends_with(".rs") || is_listed, "{name} is not in docs/testing.md");
-    }
 }
 
 fn items(list: &str) -> Vec<&str> {
@@ -268,11 +262,9 @@ fn every_limit_names_a_test() {
         assert!(!named_in(limit).is_empty(), "{limit}");
     }
     // And no case shows a limit that is not one.
-    let cases = file("tests/limits.rs").unwrap();
-    let (_, cases) = cases.split_once("cases![").expect("the cases");
-    let (cases, _) = cases.split_once("])").expect("their end");
-    for case in cases.split_whitespace().filter_map(|word| word.strip_suffix(',')) {
-        assert!(named_in(&security).contains(&("limits", case)), "limits::{case} is not in docs/security.md");
+    for case in crate::limits::CASES {
+        let (module, function) = case.name().split_once("::").expect("a module");
+        assert!(named_in(&security).contains(&(module, function)), "{} is not in docs/security.md", case.name());
     }
 }
 

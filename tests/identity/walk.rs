@@ -5,20 +5,18 @@
 //!
 //! What guards do without CAP_SETGID is drawn on the semantics page: the walk compares that picture with what it saw.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use common::guard::{self, SCOPES, Scope};
-use common::kernel::{self, Ids};
+use crate::cases;
+use crate::common::Case;
+use crate::common::guard::{self, SCOPES, Scope};
+use crate::common::kernel::{self, Ids};
 use privilege_guard::GroupChange;
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: every_start_state_is_served_exactly_or_refused_unchanged,
-        NoSetgid: every_change_of_an_ordinary_user_is_served_exactly_or_refused_unchanged,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: every_start_state_is_served_exactly_or_refused_unchanged,
+    NoSetgid: every_change_of_an_ordinary_user_is_served_exactly_or_refused_unchanged,
+];
 
 /// For real, effective and saved id.
 const VALUES: [u32; 3] = [3001, 3002, 3003];
@@ -370,9 +368,9 @@ impl Seen {
         if let Some(path) = std::env::var_os("PRIVILEGE_GUARD_DOT") {
             return std::fs::write(path, self.dot()).expect("PRIVILEGE_GUARD_DOT");
         }
-        assert_eq!(include_str!("../docs/states.dot"), self.dot(), "the semantics page says how to make it anew");
+        assert_eq!(include_str!("../../docs/states.dot"), self.dot(), "the semantics page says how to make it anew");
         let mut drawn = BTreeMap::new();
-        for edge in include_str!("../docs/states.svg").split("class=\"edge\"").skip(1) {
+        for edge in include_str!("../../docs/states.svg").split("class=\"edge\"").skip(1) {
             // Each text of the picture stands between `>` and `<`.
             let mut texts = edge.split(['<', '>']).map(str::trim).filter(|text| !text.is_empty());
             let title = texts.nth(1).expect("a title").replace("&#45;&gt;", "->");

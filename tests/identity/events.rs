@@ -1,46 +1,44 @@
 //! Promise 7: no event is told as the group.
 
-mod common;
-
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::guard::{Guard, SCOPES, Scope};
-use common::kernel;
-use common::sandbox;
-use common::subscriber::{Told, asked, listen, listen_and, listen_and_when_asked, told, told_once};
+use crate::cases;
+use crate::common::guard::{Guard, SCOPES, Scope};
+use crate::common::kernel;
+use crate::common::sandbox;
+use crate::common::subscriber::{Told, asked, listen, listen_and, listen_and_when_asked, told, told_once};
+use crate::common::{self, Case};
 use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, GroupIds, PermanentDrop};
 use tracing::Level;
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: the_end_of_a_guard_is_told_as_the_original_group,
-        Nothing: everybody_is_told_of_the_end_of_a_guard,
-        Setgid: nested_guards_are_not_told,
-        Setgid: no_subscriber_is_asked_as_the_group,
-        Setgid: guards_dropped_out_of_order_are_told_once_after_the_last,
-        Setgid: a_leaked_guard_is_told_after_its_thread_has_undone_it,
-        Setgid: a_guard_that_a_panic_ends_is_told,
-        Setgid: switching_is_not_told,
-        Nothing: every_refusal_is_told_once,
-        Nothing: a_refusal_inside_a_guard_is_not_told,
-        Nothing: a_refusal_under_another_threads_process_guard_is_not_told,
-        Nothing: a_refusal_beside_another_threads_thread_guard_is_told,
-        Setgid: the_file_that_a_subscriber_opens_has_the_original_group,
-        Setgid: a_subscriber_may_use_guards,
-        Setgid: a_subscriber_that_leaks_a_guard_when_it_is_asked_is_not_told_as_its_group,
-        Nothing: no_process_guard_begins_while_an_event_is_told,
-        Setgid: a_subscriber_that_panics_leaves_the_thread_usable,
-        Nothing: a_subscriber_whose_guard_is_refused_ends,
-        Nothing: a_subscriber_that_uses_a_guard_on_a_refusal_is_told_once,
-        Setgid: a_permanent_drop_is_told_once_as_the_new_group,
-        Setgid: a_refused_permanent_drop_is_told_as_the_original_group,
-        Setgid: a_guard_whose_drop_is_refused_is_told_as_what_it_was,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: the_end_of_a_guard_is_told_as_the_original_group,
+    Nothing: everybody_is_told_of_the_end_of_a_guard,
+    Setgid: nested_guards_are_not_told,
+    Setgid: no_subscriber_is_asked_as_the_group,
+    Setgid: guards_dropped_out_of_order_are_told_once_after_the_last,
+    Setgid: a_leaked_guard_is_told_after_its_thread_has_undone_it,
+    Setgid: a_guard_that_a_panic_ends_is_told,
+    Setgid: switching_is_not_told,
+    Nothing: every_refusal_is_told_once,
+    Nothing: a_refusal_inside_a_guard_is_not_told,
+    Nothing: a_refusal_under_another_threads_process_guard_is_not_told,
+    Nothing: a_refusal_beside_another_threads_thread_guard_is_told,
+    Setgid: the_file_that_a_subscriber_opens_has_the_original_group,
+    Setgid: a_subscriber_may_use_guards,
+    Setgid: a_subscriber_that_leaks_a_guard_when_it_is_asked_is_not_told_as_its_group,
+    Nothing: no_process_guard_begins_while_an_event_is_told,
+    Setgid: a_subscriber_that_panics_leaves_the_thread_usable,
+    Nothing: a_subscriber_whose_guard_is_refused_ends,
+    Nothing: a_subscriber_that_uses_a_guard_on_a_refusal_is_told_once,
+    Setgid: a_permanent_drop_is_told_once_as_the_new_group,
+    Setgid: a_refused_permanent_drop_is_told_as_the_original_group,
+    Setgid: a_guard_whose_drop_is_refused_is_told_as_what_it_was,
+];
 
 const START: [u32; 4] = [1001, 1002, 1003, 1009];
 

@@ -1,7 +1,5 @@
 //! The semantics page's tables of the ids and of the calls: the kernel asked, from every start state of three ids.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -9,29 +7,30 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::kernel::{self, CAP_SETGID, Ids};
+use crate::cases;
+use crate::common::Case;
+use crate::common::calls;
+use crate::common::kernel::{self, CAP_SETGID, Ids};
 use privilege_guard::GroupGuard;
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Nothing: every_row_has_a_case,
-        Setgid: setresgid,
-        Setgid: setregid,
-        Setgid: setgid,
-        Setgid: setfsgid,
-        Setgid: setgroups,
-        Root: setgroups_where_it_is_denied,
-        Setgid: real_id,
-        Setgid: effective_id,
-        Setgid: saved_id,
-        Setgid: filesystem_id,
-        Setgid: supplementary_groups,
-        Setgid: a_poll_of_another_thread_is_interrupted,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Nothing: every_row_has_a_case,
+    Setgid: setresgid,
+    Setgid: setregid,
+    Setgid: setgid,
+    Setgid: setfsgid,
+    Setgid: setgroups,
+    Root: setgroups_where_it_is_denied,
+    Setgid: real_id,
+    Setgid: effective_id,
+    Setgid: saved_id,
+    Setgid: filesystem_id,
+    Setgid: supplementary_groups,
+    Setgid: a_poll_of_another_thread_is_interrupted,
+];
 
 fn every_row_has_a_case() {
-    let page = include_str!("../docs/semantics.md");
+    let page = include_str!("../../docs/semantics.md");
     let (tables, _) = page.split_once("\n## How a change is planned").expect("the tables");
     let rows = tables.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
     let rows: Vec<&str> = rows.filter(|cell| !["id", "call"].contains(cell)).collect();
@@ -142,8 +141,8 @@ fn setfsgid() {
     let call = |g: u32| {
         let before = kernel::filesystem_id();
         // SAFETY: a number.
-        let answer = unsafe { libc::syscall(libc::SYS_setfsgid, g) };
-        assert_eq!(answer, libc::c_long::from(before));
+        let answer = unsafe { libc::syscall(calls::SYS_setfsgid, g) };
+        assert_eq!(answer as u32, before);
         Ok(())
     };
     walk(&[3, 4, 5, OTHER, 6], call, |g, start, may| {

@@ -1,4 +1,4 @@
-//! A second copy of the library, for `tests/limits.rs` to load: with statics of its own, as a second version in one program has.
+//! A second copy of the library, for `limits.rs` to load: with statics of its own, as a second version in one program has.
 
 use privilege_guard::{Error, GroupChange};
 

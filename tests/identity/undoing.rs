@@ -2,47 +2,46 @@
 //!
 //! Seccomp filters make the kernel refuse one call, or answer it with success without doing it.
 
-mod common;
-
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use common::guard::{Guard, SCOPES, Scope};
-use common::kernel;
-use common::sandbox::{self, Answer};
+use crate::cases;
+use crate::common::Case;
+use crate::common::calls;
+use crate::common::guard::{Guard, SCOPES, Scope};
+use crate::common::kernel;
+use crate::common::sandbox::{self, Answer};
 use privilege_guard::{Error, GroupChange, GroupGuard, Holder};
 
-fn main() -> std::process::ExitCode {
-    common::main(cases![
-        Setgid: the_second_half_refused_undoes_the_first,
-        Setgid: a_refused_rollback_aborts,
-        Setgid: a_restore_that_the_kernel_refuses_is_told,
-        Setgid: a_drop_that_the_kernel_refuses_aborts_after_one_line,
-        Setgid: a_change_that_is_answered_but_not_made_is_undone,
-        Setgid: the_second_half_answered_but_not_made_undoes_the_first,
-        Setgid: groups_that_cannot_be_read_back_are_undone,
-        Setgid: a_death_signal_that_cannot_be_set_refuses_the_change,
-        Setgid: a_death_signal_that_is_answered_but_not_set_aborts,
-        Setgid: ids_that_cannot_be_read_refuse_the_change,
-        Setgid: what_cannot_be_read_inside_fails_the_restore,
-        Setgid: after_a_failed_restore_the_guard_counts_as_alive,
-        Setgid: a_failed_restore_stops_the_guards_around_it,
-        Setgid: a_failed_restore_is_not_tried_again_when_the_thread_ends,
-        Setgid: a_failed_restore_is_not_tried_again_at_exit,
-        Setgid: an_inner_undoing_that_waited_and_is_refused_is_told,
-        Setgid: a_panic_does_not_hide_a_refused_undoing,
-        Setgid: a_leaked_guard_that_cannot_be_undone_aborts_when_its_thread_ends,
-        Nothing: everybody_is_told_and_aborted,
-        Nothing: a_full_pipe_as_stderr_does_not_hold_the_abort_up,
-        Nothing: a_full_socket_as_stderr_does_not_hold_the_abort_up,
-        Nothing: a_full_terminal_as_stderr_does_not_hold_the_abort_up,
-        Nothing: a_pipe_without_reader_as_stderr_does_not_hold_the_abort_up,
-        Nothing: a_closed_stderr_does_not_hold_the_abort_up,
-        Nothing: a_stderr_that_another_thread_holds_does_not_hold_the_abort_up,
-        Nothing: a_signal_handler_does_not_run_before_the_abort,
-    ])
-}
+pub const CASES: &[Case] = cases![
+    Setgid: the_second_half_refused_undoes_the_first,
+    Setgid: a_refused_rollback_aborts,
+    Setgid: a_restore_that_the_kernel_refuses_is_told,
+    Setgid: a_drop_that_the_kernel_refuses_aborts_after_one_line,
+    Setgid: a_change_that_is_answered_but_not_made_is_undone,
+    Setgid: the_second_half_answered_but_not_made_undoes_the_first,
+    Setgid: groups_that_cannot_be_read_back_are_undone,
+    Setgid: a_death_signal_that_cannot_be_set_refuses_the_change,
+    Setgid: a_death_signal_that_is_answered_but_not_set_aborts,
+    Setgid: ids_that_cannot_be_read_refuse_the_change,
+    Setgid: what_cannot_be_read_inside_fails_the_restore,
+    Setgid: after_a_failed_restore_the_guard_counts_as_alive,
+    Setgid: a_failed_restore_stops_the_guards_around_it,
+    Setgid: a_failed_restore_is_not_tried_again_when_the_thread_ends,
+    Setgid: a_failed_restore_is_not_tried_again_at_exit,
+    Setgid: an_inner_undoing_that_waited_and_is_refused_is_told,
+    Setgid: a_panic_does_not_hide_a_refused_undoing,
+    Setgid: a_leaked_guard_that_cannot_be_undone_aborts_when_its_thread_ends,
+    Nothing: everybody_is_told_and_aborted,
+    Nothing: a_full_pipe_as_stderr_does_not_hold_the_abort_up,
+    Nothing: a_full_socket_as_stderr_does_not_hold_the_abort_up,
+    Nothing: a_full_terminal_as_stderr_does_not_hold_the_abort_up,
+    Nothing: a_pipe_without_reader_as_stderr_does_not_hold_the_abort_up,
+    Nothing: a_closed_stderr_does_not_hold_the_abort_up,
+    Nothing: a_stderr_that_another_thread_holds_does_not_hold_the_abort_up,
+    Nothing: a_signal_handler_does_not_run_before_the_abort,
+];
 
 /// From where the cases start: all ids differ, the filesystem id is odd, two groups, a death signal.
 const START: [u32; 4] = [1001, 1002, 1003, 1009];
@@ -66,16 +65,16 @@ struct Filtered {
     arguments: &'static [(u8, u32)],
 }
 
-const SET_IDS: Filtered = Filtered { call: libc::SYS_setresgid, arguments: &[(0, 1004)] };
-const SET_GROUPS: Filtered = Filtered { call: libc::SYS_setgroups, arguments: &[(0, 1)] };
-const RESTORE_IDS: Filtered = Filtered { call: libc::SYS_setresgid, arguments: &[(0, START[0])] };
-const RESTORE_GROUPS: Filtered = Filtered { call: libc::SYS_setgroups, arguments: &[(0, 2)] };
-const RESTORE_FILESYSTEM_ID: Filtered = Filtered { call: libc::SYS_setfsgid, arguments: &[(0, START[3])] };
+const SET_IDS: Filtered = Filtered { call: calls::SYS_setresgid, arguments: &[(0, 1004)] };
+const SET_GROUPS: Filtered = Filtered { call: calls::SYS_setgroups, arguments: &[(0, 1)] };
+const RESTORE_IDS: Filtered = Filtered { call: calls::SYS_setresgid, arguments: &[(0, START[0])] };
+const RESTORE_GROUPS: Filtered = Filtered { call: calls::SYS_setgroups, arguments: &[(0, 2)] };
+const RESTORE_FILESYSTEM_ID: Filtered = Filtered { call: calls::SYS_setfsgid, arguments: &[(0, START[3])] };
 const SET_SIGNAL: Filtered = Filtered { call: libc::SYS_prctl, arguments: &[(0, libc::PR_SET_PDEATHSIG as u32)] };
 const READ_SIGNAL: Filtered = Filtered { call: libc::SYS_prctl, arguments: &[(0, libc::PR_GET_PDEATHSIG as u32)] };
-const READ_IDS: Filtered = Filtered { call: libc::SYS_getresgid, arguments: &[] };
-const READ_FILESYSTEM_ID: Filtered = Filtered { call: libc::SYS_setfsgid, arguments: &[(0, u32::MAX)] };
-const READ_GROUPS: Filtered = Filtered { call: libc::SYS_getgroups, arguments: &[] };
+const READ_IDS: Filtered = Filtered { call: calls::SYS_getresgid, arguments: &[] };
+const READ_FILESYSTEM_ID: Filtered = Filtered { call: calls::SYS_setfsgid, arguments: &[(0, u32::MAX)] };
+const READ_GROUPS: Filtered = Filtered { call: calls::SYS_getgroups, arguments: &[] };
 
 impl Filtered {
     /// On all threads alike, as process scope needs it.
@@ -185,7 +184,7 @@ fn a_drop_that_the_kernel_refuses_aborts_after_one_line() {
                     drop(guard);
                 });
                 // setfsgid reports no failure: it is found out by reading.
-                let reason = if filtered.call == libc::SYS_setfsgid { "nothing was done" } else { reason };
+                let reason = if filtered.call == calls::SYS_setfsgid { "nothing was done" } else { reason };
                 is_one_line(&line, &[call, reason, "real 1001, effective 1002, saved 1003, filesystem 1009", "aborting"]);
             }
         }
@@ -229,7 +228,7 @@ fn groups_that_cannot_be_read_back_are_undone() {
     for scope in SCOPES {
         kernel::passes_in_child(|| {
             let before = start();
-            sandbox::refuse(libc::SYS_getgroups, &[(0, 1)]);
+            sandbox::refuse(calls::SYS_getgroups, &[(0, 1)]);
             let error = scope.assume(change()).unwrap_err();
             assert!(matches!(error, Error::Call { call: "setgroups", .. }), "{error:?}");
             assert_eq!(kernel::state(), before);
@@ -342,7 +341,7 @@ fn a_failed_restore_stops_the_guards_around_it() {
             kernel::start_from([1001; 4], &[]);
             let outer = scope.assume(GroupChange::both(1004)).unwrap();
             let inner = scope.assume(GroupChange::both(1005)).unwrap();
-            sandbox::refuse(libc::SYS_setresgid, &[(0, 1004)]);
+            sandbox::refuse(calls::SYS_setresgid, &[(0, 1004)]);
             assert!(matches!(inner.restore(), Err(Error::NotRestored { .. })));
             outer
         };
@@ -426,7 +425,7 @@ fn a_leaked_guard_that_cannot_be_undone_aborts_when_its_thread_ends() {
 fn own_guard_that_cannot_be_undone(scope: Scope) -> Guard {
     let own = kernel::getresgid()[0];
     let guard = scope.assume(GroupChange::both(own)).unwrap();
-    sandbox::refuse(libc::SYS_setresgid, &[(0, own), (1, own), (2, own)]);
+    sandbox::refuse(calls::SYS_setresgid, &[(0, own), (1, own), (2, own)]);
     guard
 }
 

@@ -1,0 +1,43 @@
+//! What this binary does in place of other programs, so that the tests need none.
+
+use std::fs::File;
+use std::io::copy;
+use std::os::fd::AsFd;
+use std::process::Command;
+
+const ROLE: &str = "PRIVILEGE_GUARD_PROGRAM";
+
+/// A program that copies its stdin to its stdout.
+pub fn copies() -> Command {
+    in_role("copies")
+}
+
+/// A program that prints `/proc/self/status`.
+pub fn shows_status() -> Command {
+    in_role("shows_status")
+}
+
+/// Not by its path: only the one who built it might be able to enter the directory.
+fn in_role(role: &str) -> Command {
+    let mut program = Command::new("/proc/self/exe");
+    program.env(ROLE, role);
+    program
+}
+
+/// Plays the role that this process was started for, if any, and exits.
+pub fn run_if_asked() {
+    super::attack::run_if_child();
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let done = match role.as_str() {
+        "copies" => copy(&mut unbuffered(std::io::stdin()), &mut unbuffered(std::io::stdout())),
+        "shows_status" => copy(&mut File::open("/proc/self/status").expect("status"), &mut std::io::stdout()),
+        _ => panic!("no program of this binary: {role}"),
+    };
+    done.expect("a copy");
+    std::process::exit(0);
+}
+
+/// std's stdout keeps what is not a whole line.
+fn unbuffered(stream: impl AsFd) -> File {
+    stream.as_fd().try_clone_to_owned().expect("another descriptor").into()
+}

@@ -1,0 +1,110 @@
+//! Promise 9: which system calls a guard makes, one by one, as strace sees them.
+
+use std::process::Command;
+
+use crate::cases;
+use crate::common::{self, Case, kernel};
+use privilege_guard::{GroupChange, GroupGuard};
+
+pub const CASES: &[Case] = cases![
+    Setgid + strace: thread_guard,
+    Setgid + strace: process_guard,
+    Setgid + strace: effective_group_only,
+    Setgid + strace: the_group_that_it_is_already,
+    Setgid + strace: nothing_named,
+    Setgid + strace: with_a_parent_death_signal,
+    Setgid + strace: switch_to_another_group,
+    Setgid + strace: switch_to_the_same_group,
+];
+
+/// Tells this process that it is the traced one.
+const TRACED: &str = "PRIVILEGE_GUARD_TRACED";
+
+// Each setting call is read back: a seccomp filter can answer "done" without doing.
+
+fn thread_guard() {
+    makes("getresgid setfsgid prctl setresgid getegid setresgid getegid", || {
+        warm_then(|| drop(GroupGuard::assume_on_thread(1004).unwrap()))
+    });
+}
+
+fn process_guard() {
+    makes("gettid getresgid setfsgid prctl setresgid getegid setresgid getegid", || warm_then(|| drop(GroupGuard::assume(1004).unwrap())));
+}
+
+fn effective_group_only() {
+    makes("gettid getresgid setfsgid prctl setresgid getegid setresgid getegid", || {
+        warm_then(|| drop(GroupGuard::assume_effective(1004).unwrap()))
+    });
+}
+
+fn the_group_that_it_is_already() {
+    // Nothing moved, so the effective id does not tell: all four are read.
+    makes("getresgid setfsgid prctl setresgid getresgid setfsgid setresgid getresgid setfsgid", || {
+        let own = kernel::ids()[1];
+        warm_then(|| drop(GroupGuard::assume_on_thread(own).unwrap()));
+    });
+}
+
+fn nothing_named() {
+    makes("getresgid setfsgid", || warm_then(|| drop(GroupChange::new().assume_on_thread().unwrap())));
+}
+
+fn with_a_parent_death_signal() {
+    // The kernel clears it at each change; getpid tells a forked child, whose parent is another.
+    makes("getresgid setfsgid prctl getpid getpid prctl setresgid getegid getpid prctl prctl setresgid getegid getpid prctl prctl", || {
+        kernel::set_death_signal(libc::SIGTERM);
+        warm_then(|| drop(GroupGuard::assume_on_thread(1004).unwrap()));
+    });
+}
+
+fn switch_to_another_group() {
+    makes("setresgid getegid", || {
+        let mut guard = GroupGuard::assume_on_thread(1004).unwrap();
+        marked(|| guard.switch_to(1005).unwrap());
+    });
+}
+
+fn switch_to_the_same_group() {
+    makes("", || {
+        let mut guard = GroupGuard::assume_on_thread(1004).unwrap();
+        marked(|| guard.switch_to(1004).unwrap());
+    });
+}
+
+/// Asserts that the work makes these calls between the two marks.
+fn makes(calls: &str, work: fn()) {
+    if std::env::var_os(TRACED).is_some() {
+        return work();
+    }
+    let made = traced().join(" ");
+    println!("= {}", if made.is_empty() { "no call" } else { &made });
+    assert_eq!(made, calls);
+}
+
+/// The names of the calls between the marks; what the allocator asks for is left out.
+fn traced() -> Vec<String> {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut strace = Command::new("strace");
+    strace.arg("-o").arg(log.path()).arg(std::env::current_exe().unwrap()).env(common::CASE, common::running()).env(TRACED, "");
+    let status = strace.status().unwrap();
+    assert!(status.success(), "the traced process: {status}");
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let names = log.lines().filter_map(|line| line.split_once('(').map(|(name, _)| name));
+    let mut parts = names.collect::<Vec<_>>().split(|name| *name == MARK).map(<[_]>::to_vec).collect::<Vec<_>>();
+    assert_eq!(parts.len(), 3, "two marks");
+    parts.swap_remove(1).into_iter().filter(|name| !["brk", "mmap", "munmap"].contains(name)).map(String::from).collect()
+}
+
+const MARK: &str = "sched_yield";
+
+fn marked(work: impl FnOnce()) {
+    std::thread::yield_now();
+    work();
+    std::thread::yield_now();
+}
+
+fn warm_then(work: impl Fn()) {
+    work();
+    marked(work);
+}
