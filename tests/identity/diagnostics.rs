@@ -1,4 +1,4 @@
-//! "When it says no" of docs/guide.md: each message that it quotes, beside the same one made now.
+//! Each message that docs/guide.md quotes, beside the same one made now. A comment before the quote has its id.
 
 use crate::cases;
 use crate::common::calls;
@@ -25,17 +25,12 @@ pub const CASES: &[Case] = cases![
     Setgid: a_way_back_that_is_refused,
 ];
 
-fn section() -> &'static str {
-    let (_, section) = include_str!("../../docs/guide.md").split_once("\n## When it says no\n").expect("the section");
-    section.split("\n## ").next().unwrap_or_default()
-}
+const GUIDE: &str = include_str!("../../docs/guide.md");
 
-/// The quote under this heading.
-fn quote(heading: &str) -> &'static str {
-    let (_, rest) = section().split_once(&format!("\n### {heading}\n")).expect(heading);
-    let rest = rest.split("\n### ").next().unwrap_or_default();
-    let (_, quote) = rest.split_once("```text\n").expect("a quote");
-    quote.split_once("```").expect("its end").0
+/// The message that follows this id in the guide.
+fn quote(id: &str) -> &'static str {
+    let (_, rest) = GUIDE.split_once(&format!("\n<!-- {id} -->\n```text\n")).expect(id);
+    rest.split_once("```").expect("its end").0
 }
 
 /// Broken into lines anyhow, with a placeholder for the ids of this run and of its threads.
@@ -51,44 +46,45 @@ fn normal(text: &str) -> String {
 }
 
 #[track_caller]
-fn says(heading: &str, message: impl std::fmt::Display) {
+fn says(id: &str, message: impl std::fmt::Display) {
     let message = message.to_string();
-    assert_eq!(normal(&message), normal(quote(heading)), "{message}");
+    assert_eq!(normal(&message), normal(quote(id)), "{message}");
 }
 
 /// Each line of the quote is one of the compiler's.
 #[track_caller]
-fn compiler_says(heading: &str, said: &str) {
-    for line in quote(heading).lines() {
+fn compiler_says(id: &str, said: &str) {
+    for line in quote(id).lines() {
         assert!(said.lines().any(|said| said.trim() == line.trim()), "{line}");
     }
 }
 
 fn every_quote_is_compared() {
     let this = include_str!("diagnostics.rs");
-    let headings: Vec<&str> = section().lines().filter_map(|line| line.strip_prefix("### ")).collect();
-    assert_eq!(headings.len(), 13);
-    assert_eq!(section().matches("```text").count(), headings.len());
-    for heading in headings {
-        assert_eq!(this.matches(&format!("says(\"{heading}\", ")).count(), 1, "{heading}");
+    let ids = GUIDE.split("\n<!-- E").skip(1).map(|rest| format!("E{}", rest.split_once(" -->").expect("its end").0));
+    let ids: Vec<String> = ids.collect();
+    assert!(ids.len() >= 13, "{ids:?}");
+    for id in ids {
+        quote(&id);
+        assert_eq!(this.matches(&format!("says(\"{id}\", ")).count(), 1, "{id}");
     }
 }
 
 fn no_privilege() {
     kernel::give_up_capabilities(CAP_SETGID);
-    says("No privilege", GroupGuard::assume(1004).unwrap_err());
+    says("E1", GroupGuard::assume(1004).unwrap_err());
 }
 
 fn a_wrong_name() {
-    says("A name that no group has", Gid::from_group_name("wwwdata").unwrap_err());
+    says("E2", Gid::from_group_name("wwwdata").unwrap_err());
 }
 
 fn what_the_compiler_says() {
     let unnamed = include_str!("../compile/unnamed_guard_is_warned_of.stderr");
-    compiler_says("A guard without a name", unnamed);
+    compiler_says("E3", unnamed);
     assert!(unnamed.contains("help: use `let _ = ...` to ignore the resulting value"));
-    compiler_says("`let _ =`", include_str!("../compile/ended_at_once.stderr"));
-    compiler_says("A guard held across an `.await`", include_str!("../compile/held_across_an_await.stderr"));
+    compiler_says("E4", include_str!("../compile/ended_at_once.stderr"));
+    compiler_says("E5", include_str!("../compile/held_across_an_await.stderr"));
 }
 
 fn a_named_guard_lives_and_an_unnamed_one_does_not() {
@@ -111,7 +107,7 @@ fn another_thread_has_a_guard() {
         _ = ended.recv();
     });
     told.recv().unwrap();
-    says("A guard of another thread", GroupChange::new().assume().unwrap_err());
+    says("E6", GroupChange::new().assume().unwrap_err());
     drop(end);
     other.unwrap().join().unwrap();
     GroupChange::new().assume().unwrap().restore().unwrap();
@@ -119,13 +115,13 @@ fn another_thread_has_a_guard() {
 
 fn a_process_guard_inside_a_thread_guard() {
     let _guard = GroupChange::new().assume_on_thread().unwrap();
-    says("A process guard inside a thread guard", GroupChange::new().assume().unwrap_err());
+    says("E7", GroupChange::new().assume().unwrap_err());
     GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
 }
 
 fn a_drop_with_other_threads() {
     let _other = Sibling::start();
-    says("A drop with other threads", PermanentDrop::to_group(1004).apply().unwrap_err());
+    says("E8", PermanentDrop::to_group(1004).apply().unwrap_err());
 }
 
 /// What `#[tokio::main]` makes of an `async fn main`.
@@ -144,16 +140,16 @@ fn a_drop_under_tokio() {
 fn a_leaked_guard() {
     let outer = GroupChange::new().assume().unwrap();
     std::mem::forget(GroupChange::new().assume().unwrap());
-    says("A leaked guard", outer.restore().unwrap_err());
+    says("E9", outer.restore().unwrap_err());
 }
 
 fn the_group_that_means_leave_alone() {
-    says("Group `-1`", GroupGuard::assume(u32::MAX).unwrap_err());
+    says("E10", GroupGuard::assume(u32::MAX).unwrap_err());
 }
 
 fn a_group_that_is_not_mapped() {
     let ran = kernel::passes_in_own_namespace(|| {
-        says("A group that is not mapped", GroupGuard::assume(1004).unwrap_err());
+        says("E11", GroupGuard::assume(1004).unwrap_err());
     });
     if !ran {
         common::ignore("no user namespace can be made here");
@@ -163,12 +159,12 @@ fn a_group_that_is_not_mapped() {
 fn an_id_that_could_not_be_put_back() {
     let namespace = Namespace { ids: [1000; 4], groups: &[], gid_map: "0 0 1000\n1001 1001 9000\n", ..kernel::SUBORDINATE };
     kernel::passes_in(namespace, || {
-        says("An id that could not be put back", GroupGuard::assume(1004).unwrap_err());
+        says("E12", GroupGuard::assume(1004).unwrap_err());
     });
 }
 
 fn a_way_back_that_is_refused() {
     kernel::start_from([3; 4], &[]);
     sandbox::refuse(calls::SYS_setresgid, &[(1, 3)]);
-    says("A way back that is refused", kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap())));
+    says("E13", kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap())));
 }

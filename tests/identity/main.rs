@@ -21,10 +21,11 @@ mod readme;
 mod refusals;
 mod semantics;
 mod syscalls;
+mod traceability;
 mod undoing;
 mod walk;
 
-const MODULES: [&[common::Case]; 19] = [
+const MODULES: [&[common::Case]; 20] = [
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
@@ -42,6 +43,7 @@ const MODULES: [&[common::Case]; 19] = [
     refusals::CASES,
     semantics::CASES,
     syscalls::CASES,
+    traceability::CASES,
     undoing::CASES,
     walk::CASES,
 ];

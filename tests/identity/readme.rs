@@ -1,7 +1,8 @@
-//! What README.md says, beside hand-written code and of itself.
+//! README.md: the table that compares hand-written code, the table of calls, the numbers and the commands.
+//!
+//! docs/traceability.md maps the rows to these cases.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::time::Duration;
 
 use crate::cases;
@@ -12,7 +13,6 @@ use crate::common::{self, Case};
 use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, PermanentDrop};
 
 pub const CASES: &[Case] = cases![
-    Nothing: every_row_has_a_case,
     Setgid: where_the_work_fails_or_panics,
     Setgid: the_saved_id,
     Setgid: the_filesystem_id,
@@ -25,28 +25,9 @@ pub const CASES: &[Case] = cases![
     Setgid: a_number_that_has_no_name,
     Nothing: the_calls_in_the_table_compile,
     Nothing: the_numbers_and_the_commands_are_so,
-    Nothing: the_tests_that_the_pages_name_are_there,
-    Nothing: every_limit_names_a_test,
-    Nothing: every_line_is_shown_by_a_test,
 ];
 
 const README: &str = include_str!("../../README.md");
-
-/// The text under this heading of README.md.
-fn section(heading: &str) -> &'static str {
-    let (_, rest) = README.split_once(&format!("\n## {heading}\n")).expect(heading);
-    rest.split("\n## ").next().expect("a text")
-}
-
-fn every_row_has_a_case() {
-    let rows = section("Beside hand-written code").lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
-    let rows: Vec<&str> = rows.filter(|&cell| cell != "where").collect();
-    assert_eq!(rows.len(), 8);
-    let this = include_str!("readme.rs");
-    for row in rows {
-        assert_eq!(this.matches(&format!("\n/// {row}\nfn ")).count(), 1, "{row}");
-    }
-}
 
 fn by_hand(work: impl FnOnce() -> Result<(), i32>) -> Result<(), i32> {
     let [real, effective, _] = kernel::getresgid();
@@ -197,11 +178,12 @@ fn which_call(group: Gid, groups: Vec<Gid>, [one, other, user]: [u32; 3], longes
     Ok(())
 }
 
+/// The rows that have an id `C` and a number are those of the table of calls.
 fn the_calls_in_the_table_compile() {
     let this = include_str!("readme.rs");
-    let table = section("Which call do I need?");
-    let calls: Vec<&str> = table.lines().filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next()?.strip_prefix('`')).collect();
-    let calls: Vec<&str> = calls.iter().flat_map(|cell| cell.trim_end_matches('`').split("`, `")).collect();
+    let rows = README.lines().filter(|line| line.starts_with("| ") && line.contains("<!-- C"));
+    let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next()?.strip_prefix('`'));
+    let calls: Vec<&str> = cells.flat_map(|cell| cell.trim_end_matches('`').split("`, `")).collect();
     assert!(calls.len() >= 18, "{calls:?}");
     for call in calls {
         assert!(this.contains(call), "{call} is in README.md, and not in tests/readme.rs");
@@ -209,117 +191,12 @@ fn the_calls_in_the_table_compile() {
 }
 
 fn the_numbers_and_the_commands_are_so() {
-    assert!(README.contains(concat!("\n- Needs Rust ", env!("CARGO_PKG_RUST_VERSION"), ". `#![forbid(unsafe_code)]`.\n")));
+    for rest in README.split("Rust 1.").skip(1) {
+        let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        assert_eq!(format!("1.{minor}"), env!("CARGO_PKG_RUST_VERSION"), "the Rust version in README.md");
+    }
     assert!(include_str!("../../src/lib.rs").contains("\n#![forbid(unsafe_code)]\n"));
     // .ci/run runs what stands there.
     assert!(README.contains("\n```sh\ncargo run --example temporary_change\ncargo test\n```\n"));
     assert_eq!(README.matches("```sh").count(), 1);
-}
-
-fn file(path: &str) -> Option<String> {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
-}
-
-fn security() -> String {
-    file("docs/security.md").unwrap_or_else(|| common::ignore("needs the folder that it was built from"))
-}
-
-fn in_backticks(page: &str) -> impl Iterator<Item = &str> {
-    page.split('`').skip(1).step_by(2)
-}
-
-/// The tests that a text names: file and case.
-fn named_in(page: &str) -> Vec<(&str, &str)> {
-    let is_word = |text: &str| text.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
-    in_backticks(page).filter_map(|name| name.split_once("::").filter(|(file, case)| is_word(file) && is_word(case))).collect()
-}
-
-/// `compile` is a binary of its own, and its programs are named like cases.
-fn is_there((module, case): (&str, &str)) {
-    let name = format!("{module}::{case}");
-    let is_case = crate::MODULES.iter().flat_map(|cases| cases.iter()).any(|case| case.name() == name);
-    let compiled = || module == "compile" && file("tests/compile.rs").expect("tests/compile.rs").contains(&format!("(\"{case}\", "));
-    assert!(is_case || compiled(), "{name} is no case");
-}
-
-fn the_tests_that_the_pages_name_are_there() {
-    let security = security();
-    let named = named_in(&security);
-    assert!(named.len() > 90, "{named:?}");
-    named.into_iter().for_each(is_there);
-}
-
-fn items(list: &str) -> Vec<&str> {
-    list.split("\n- ").skip(1).collect()
-}
-
-fn every_limit_names_a_test() {
-    let security = security();
-    let (_, limits) = security.split_once("\n## What it does not do\n").expect("the limits");
-    let limits = items(limits.split("\n[").next().expect("the list"));
-    assert!(limits.len() > 15, "{limits:?}");
-    for limit in &limits {
-        assert!(!named_in(limit).is_empty(), "{limit}");
-    }
-    // And no case shows a limit that is not one.
-    for case in crate::limits::CASES {
-        let (module, function) = case.name().split_once("::").expect("a module");
-        assert!(named_in(&security).contains(&(module, function)), "{} is not in docs/security.md", case.name());
-    }
-}
-
-/// Which tests show the lines of these lists, by how they begin.
-const SHOWN: [(&str, &[(&str, &str)]); 2] = [
-    (
-        "Coming from Python's `os.setregid`",
-        &[
-            ("`-1` is an id", "`exact::every_change_sets_what_it_names`"),
-            ("The change ends", "`porting::never_taken_back`, `porting::changed_and_changed_back`"),
-            ("A change that could not", "`readme::what_cannot_be_undone`"),
-            (
-                "`PermissionError`",
-                "`refusals::without_cap_setgid`, `compile::group_of_another_integer`, `compile::group_out_of_range`, `compile::negative_group`, \
-                 `refusals::texts_that_are_no_group_ids`",
-            ),
-            ("As in Python", "`readme::a_number_that_has_no_name`"),
-        ],
-    ),
-    (
-        "Scope and limits",
-        &[
-            ("Linux only.", "`porting::user_stays_0`"),
-            (
-                "A process guard changes",
-                "`exact::a_process_guard_changes_every_other_thread`, `exclusion::busy_names_the_thread_with_a_process_guard`, \
-                 `exclusion::busy_counts_the_threads_with_thread_guards`",
-            ),
-            (
-                "A process that is started",
-                "`limits::a_process_started_under_a_guard_keeps_the_group`, `limits::a_thread_started_under_a_thread_guard_keeps_the_group`",
-            ),
-            ("A file that is opened", "`limits::an_open_descriptor_stays_open`"),
-            ("`let _ =", "`diagnostics::a_named_guard_lives_and_an_unnamed_one_does_not`, `compile::ended_at_once`"),
-            ("A leaked guard", "`nesting::a_leaked_guard_counts_as_alive`, `nesting::leaked_guards_are_undone_at_the_end_of_their_thread`"),
-            (
-                "Code that sets ids",
-                "`limits::ids_set_behind_its_back_are_not_seen`, `limits::a_guard_in_a_signal_handler_aborts`, \
-                 `limits::a_guard_in_pre_exec_has_ended_in_the_program`",
-            ),
-            ("Tells of itself", "`events::the_end_of_a_guard_is_told_as_the_original_group`, `events::nested_guards_are_not_told`"),
-            ("Needs Rust", "`readme::the_numbers_and_the_commands_are_so`"),
-        ],
-    ),
-];
-
-fn every_line_is_shown_by_a_test() {
-    security();
-    for (heading, shown) in SHOWN {
-        let lines = items(section(heading));
-        assert_eq!(lines.len(), shown.len(), "{heading}");
-        for (line, (begins, tests)) in lines.iter().zip(shown) {
-            assert!(line.starts_with(begins), "{line}");
-            assert!(!named_in(tests).is_empty());
-            named_in(tests).into_iter().for_each(is_there);
-        }
-    }
 }
