@@ -22,7 +22,7 @@ fn main() -> std::process::ExitCode {
         verify("effective group", inside.effective, group)?;
         verify("group of a new file", group_of_new_file()?, group)?;
 
-        guard.restore()?;
+        guard.restore().map_err(|error| error.to_string())?;
         println!("Changed back");
         verify("identity", Identity::read()?, before)
     })

@@ -22,7 +22,7 @@ fn main() -> std::process::ExitCode {
         verify("group of a new file", group_of_new_file()?, group)?;
         verify("real group, as before", inside.real, before.real)?;
 
-        guard.restore()?;
+        guard.restore().map_err(|error| error.to_string())?;
         println!("Changed back");
         verify("identity", Identity::read()?, before)
     })

@@ -6,7 +6,7 @@ mod common;
 
 use common::kernel::Identity;
 use common::{Outcome, verify};
-use privilege_guard::{Error, Gid, GroupChange};
+use privilege_guard::{Error, Gid, GroupChange, LookupError};
 
 fn main() -> std::process::ExitCode {
     common::run(|| {
@@ -27,7 +27,7 @@ fn main() -> std::process::ExitCode {
         attempt("7. Out of range", Some(u32::MAX), Some(u32::MAX))?;
         for text in ["4294967296", "-1"] {
             match text.parse::<Gid>() {
-                Err(error @ Error::NotAGid { .. }) => println!("  Invalid: {error}"),
+                Err(error @ LookupError::ParseGid { .. }) => println!("  Invalid: {error}"),
                 other => return Err(format!("{text:?} was read as {other:?}").into()),
             }
         }
@@ -54,7 +54,7 @@ fn try_setregid(real: Option<u32>, effective: Option<u32>) -> Outcome<Option<Err
             println!("  Permission denied: {error}");
             Some(error)
         }
-        Err(error @ (Error::InvalidGid | Error::NoMapping { .. })) => {
+        Err(error @ (Error::InvalidGid | Error::UnmappedGid { .. })) => {
             println!("  Invalid: {error}");
             None
         }

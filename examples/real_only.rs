@@ -22,7 +22,7 @@ fn main() -> std::process::ExitCode {
         verify("effective group, as before", inside.effective, before.effective)?;
         verify("group of a new file, as before", group_of_new_file()?, before.effective)?;
 
-        guard.restore()?;
+        guard.restore().map_err(|error| error.to_string())?;
         println!("Changed back");
         verify("identity", Identity::read()?, before)
     })

@@ -37,7 +37,7 @@ fn between_awaits() -> Outcome {
     let runtime = several_threads();
     let task = runtime.spawn(async {
         yield_now().await;
-        let inside = GroupGuard::assume_on_thread(GROUP)?.run(group_of_this_thread)?;
+        let inside = GroupGuard::assume_on_thread(GROUP)?.run(group_of_this_thread);
         yield_now().await;
         Ok::<_, Error>((inside, group_of_this_thread()))
     });
@@ -65,7 +65,7 @@ fn inside_spawn_blocking() -> Outcome {
     let runtime = several_threads();
     let (inside, after) = runtime.block_on(async {
         let work = || GroupGuard::assume_on_thread(GROUP)?.run(group_of_this_thread);
-        let inside = spawn_blocking(work).await.expect("the work")?;
+        let inside = spawn_blocking(work).await.expect("the work");
         Ok::<_, Error>((inside, spawn_blocking(group_of_this_thread).await.expect("the work")))
     })?;
     verify("group in spawn_blocking, under a guard of its own", inside, GROUP)?;
@@ -103,7 +103,7 @@ fn held_in_a_local_set() -> Outcome {
 
         // `run` takes no future, so nobody can await inside.
         let holder = spawn_local(async {
-            GroupGuard::assume_on_thread(GROUP)?.run(group_of_this_thread)?;
+            GroupGuard::assume_on_thread(GROUP)?.run(group_of_this_thread);
             yield_now().await;
             Ok::<_, Error>(())
         });

@@ -9,7 +9,7 @@ use crate::cases;
 use crate::common::kernel::{self, CAP_SETGID, Capabilities, Identity};
 use crate::common::ring;
 use crate::common::{self, Case};
-use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, ThreadIds, threads};
+use privilege_guard::{CapabilitySet, Error, Gid, GroupChange, GroupGuard, GroupIds, ThreadIds, threads};
 
 pub const CASES: &[Case] = cases![
     Nothing: the_only_thread_is_shown_as_it_is,
@@ -80,11 +80,11 @@ fn is_what_the_kernel_shows() {
     for thread in listed {
         let (status, shown) = (read_to_string(format!("/proc/self/task/{thread}/status")).unwrap(), &shown[&thread]);
         let Identity { ids, groups } = kernel::identity_of(thread as i32);
-        assert_eq!(raw(shown.ids), ids);
+        assert_eq!(raw(shown.group_ids), ids);
         assert_eq!(shown.supplementary, groups.into_iter().map(Gid::from).collect::<Vec<_>>());
         let held = ["CapPrm:", "CapInh:", "CapAmb:"].map(|set| u64::from_str_radix(&field(&status, set), 16).unwrap());
-        assert_eq!(shown.holds_setgid, held.into_iter().any(|set| set & CAP_SETGID != 0), "{status}");
-        assert_eq!(shown.is_io_uring, kernel::is_io_worker(thread as i32), "{shown}");
+        assert_eq!(shown.holds(CapabilitySet::SETGID), held.into_iter().any(|set| set & CAP_SETGID != 0), "{status}");
+        assert_eq!(shown.is_kernel_worker, kernel::is_io_worker(thread as i32), "{shown}");
         let name = read_to_string(format!("/proc/self/task/{thread}/comm")).unwrap();
         assert_eq!(shown.name, name.trim_end_matches('\n'));
     }
@@ -95,10 +95,10 @@ fn the_only_thread_is_shown_as_it_is() {
     let [only] = &shown[..] else { panic!("{shown:?}") };
     let Identity { ids, groups } = kernel::identity();
     assert_eq!(only.thread_id, std::process::id());
-    assert_eq!(raw(only.ids), ids);
+    assert_eq!(raw(only.group_ids), ids);
     assert_eq!(only.supplementary, groups.into_iter().map(Gid::from).collect::<Vec<_>>());
-    assert_eq!(only.holds_setgid, kernel::capabilities().permitted & CAP_SETGID != 0);
-    assert!(!only.is_io_uring);
+    assert_eq!(only.holds(CapabilitySet::SETGID), kernel::capabilities().permitted & CAP_SETGID != 0);
+    assert!(!only.is_kernel_worker);
     is_what_the_kernel_shows();
 }
 
@@ -111,9 +111,9 @@ fn every_thread_is_shown_as_the_kernel_has_it() {
     is_what_the_kernel_shows();
     let shown = audit();
     for (other, ids) in others.iter().zip(states) {
-        assert_eq!(raw(shown[&other.thread].ids), ids);
+        assert_eq!(raw(shown[&other.thread].group_ids), ids);
         assert_eq!(shown[&other.thread].supplementary, [Gid::from(ids[0] + 1000), Gid::from(ids[1] + 2000)]);
-        assert!(shown[&other.thread].holds_setgid);
+        assert!(shown[&other.thread].holds(CapabilitySet::SETGID));
     }
     assert_eq!(shown[&without_groups.thread].supplementary, []);
     assert_eq!(shown[&with_many.thread].supplementary.len(), 2000);
@@ -132,8 +132,8 @@ fn a_thread_guard_shows_on_its_thread_only() {
     let shown = audit();
     let main = &before[&std::process::id()];
     assert_eq!(&shown[&main.thread_id], main);
-    assert_eq!((shown[&sibling.thread].ids, &shown[&sibling.thread].supplementary), (main.ids, &main.supplementary));
-    assert_eq!(raw(shown[&guarded.thread].ids), [1001, 1001, main.ids.saved.as_raw(), 1001]);
+    assert_eq!((shown[&sibling.thread].group_ids, &shown[&sibling.thread].supplementary), (main.group_ids, &main.supplementary));
+    assert_eq!(raw(shown[&guarded.thread].group_ids), [1001, 1001, main.group_ids.saved.as_raw(), 1001]);
     assert_eq!(shown[&guarded.thread].supplementary, [Gid::from(2001)]);
     drop(guarded);
 
@@ -141,8 +141,8 @@ fn a_thread_guard_shows_on_its_thread_only() {
     let guard = GroupGuard::assume_on_thread(1002).unwrap();
     is_what_the_kernel_shows();
     let shown = audit();
-    assert_eq!(raw(shown[&main.thread_id].ids), [1002, 1002, main.ids.saved.as_raw(), 1002]);
-    assert_eq!(shown[&sibling.thread].ids, main.ids);
+    assert_eq!(raw(shown[&main.thread_id].group_ids), [1002, 1002, main.group_ids.saved.as_raw(), 1002]);
+    assert_eq!(shown[&sibling.thread].group_ids, main.group_ids);
     guard.restore().unwrap();
     assert_eq!(&audit()[&main.thread_id], main);
 }
@@ -155,11 +155,11 @@ fn a_process_guard_shows_on_every_thread() {
     let shown = audit();
     assert_eq!(shown.len(), 3);
     for thread in shown.values() {
-        assert_eq!(raw(thread.ids), [1001, 1001, start.ids[2], 1001]);
+        assert_eq!(raw(thread.group_ids), [1001, 1001, start.ids[2], 1001]);
     }
     guard.restore().unwrap();
     for thread in audit().values() {
-        assert_eq!(raw(thread.ids), start.ids);
+        assert_eq!(raw(thread.group_ids), start.ids);
     }
     drop(others);
 }
@@ -188,9 +188,9 @@ fn cap_setgid_is_held_by_any_of_three_sets() {
     for (other, holds) in [(&all, true), (&not_effective, true), (&inheritable, true), (&ambient, true), (&none, false), (&gave_up, false)]
     {
         let thread = &shown[&other.thread];
-        assert_eq!(thread.holds_setgid, holds, "{thread}");
+        assert_eq!(thread.holds(CapabilitySet::SETGID), holds, "{thread}");
     }
-    assert!(shown[&std::process::id()].holds_setgid);
+    assert!(shown[&std::process::id()].holds(CapabilitySet::SETGID));
 }
 
 fn an_audit_says_in_words_what_it_shows() {
@@ -239,8 +239,8 @@ fn a_thread_of_any_name_is_shown() {
         let other = Other::start(name, || ());
         let shown = audit();
         assert_eq!(shown[&other.thread].name, shown_as);
-        assert!(!shown[&other.thread].is_io_uring);
-        assert_eq!(raw(shown[&other.thread].ids), kernel::ids());
+        assert!(!shown[&other.thread].is_kernel_worker);
+        assert_eq!(raw(shown[&other.thread].group_ids), kernel::ids());
     }
 }
 
@@ -257,20 +257,20 @@ fn a_thread_that_is_named_as_an_io_uring_thread_is_none() {
     let other = Other::start("iou-sqp-1004", || ());
     let shown = audit();
     assert_eq!(shown[&other.thread].name, "iou-sqp-1004");
-    assert!(!shown[&other.thread].is_io_uring);
+    assert!(!shown[&other.thread].is_kernel_worker);
 }
 
 fn an_io_uring_thread_is_told_apart() {
     let other = Other::start("other", || ());
-    assert!(audit().values().all(|thread| !thread.is_io_uring));
+    assert!(audit().values().all(|thread| !thread.is_kernel_worker));
     let ring = ring::idle().unwrap();
     let shown = audit();
-    let of_io_uring: Vec<_> = shown.values().filter(|thread| thread.is_io_uring).collect();
+    let of_io_uring: Vec<_> = shown.values().filter(|thread| thread.is_kernel_worker).collect();
     let [polls] = of_io_uring[..] else { panic!("{shown:#?}") };
     assert!(polls.to_string().ends_with(", of an io_uring"), "{polls}");
-    assert_eq!(raw(polls.ids), kernel::ids());
+    assert_eq!(raw(polls.group_ids), kernel::ids());
     assert_eq!(shown.len(), 3);
-    assert!(!shown[&other.thread].is_io_uring);
+    assert!(!shown[&other.thread].is_kernel_worker);
     // Its name is set a moment later.
     let comm = format!("/proc/self/task/{}/comm", polls.thread_id);
     while !read_to_string(&comm).unwrap().starts_with("iou-sqp-") {
@@ -286,7 +286,7 @@ fn an_io_uring_thread_keeps_its_identity_under_a_process_guard() {
     let guard = GroupGuard::assume(1001).unwrap();
     for thread in audit().values() {
         let expected = if kernel::is_io_worker(thread.thread_id as i32) { start.ids } else { [1001, 1001, start.ids[2], 1001] };
-        assert_eq!(raw(thread.ids), expected, "{thread}");
+        assert_eq!(raw(thread.group_ids), expected, "{thread}");
     }
     guard.restore().unwrap();
     assert_eq!(kernel::identity(), start);
@@ -304,7 +304,7 @@ fn an_audit_without_proc_is_an_error() {
     with_nothing_at("/proc", || {
         let before = kernel::getresgid();
         let error = threads().unwrap_err();
-        assert!(matches!(error, Error::Proc { .. }), "{error:?}");
+        assert!(matches!(error, Error::ThreadsUnreadable { .. }), "{error:?}");
         assert!(error.to_string().contains("/proc has to be mounted"), "{error}");
         // A guard can do without it.
         let guard = GroupGuard::assume(1001).unwrap();
@@ -325,10 +325,10 @@ fn an_audit_of_files_that_look_like_proc_is_an_error() {
         files.iter().for_each(|(file, text)| std::fs::write(format!("{folder}/{file}"), text).unwrap());
     }
     let error = threads().unwrap_err();
-    assert!(matches!(error, Error::Proc { .. }) && error.to_string().contains("no procfs"), "{error}");
+    assert!(matches!(error, Error::ThreadsUnreadable { .. }) && error.to_string().contains("no procfs"), "{error}");
 }
 
 /// A list that leaves out who reads it is no list of this process's threads.
 fn an_audit_without_its_own_thread_is_an_error() {
-    with_nothing_at("/proc/self/task", || assert!(matches!(threads(), Err(Error::Proc { .. })), "{:?}", threads()));
+    with_nothing_at("/proc/self/task", || assert!(matches!(threads(), Err(Error::ThreadsUnreadable { .. })), "{:?}", threads()));
 }

@@ -6,7 +6,7 @@ use crate::common::kernel::{self, CAP_SETGID, Namespace};
 use crate::common::sandbox;
 use crate::common::sibling::Sibling;
 use crate::common::{self, Case};
-use privilege_guard::{Error, Gid, GroupChange, GroupGuard, PermanentDrop};
+use privilege_guard::{DropError, Error, Gid, GroupChange, GroupGuard, PermanentDrop};
 
 pub const CASES: &[Case] = cases![
     Nothing: every_quote_is_compared,
@@ -90,7 +90,7 @@ fn what_the_compiler_says() {
 fn a_named_guard_lives_and_an_unnamed_one_does_not() {
     let outer = GroupChange::new().assume().unwrap();
     let _named = GroupChange::new().assume().unwrap();
-    assert!(matches!(outer.restore(), Err(Error::InnerGuardAlive)));
+    assert!(matches!(outer.restore(), Err(Error::NotInnermost)));
     drop(_named);
     let outer = GroupChange::new().assume().unwrap();
     let _ = GroupChange::new().assume().unwrap();
@@ -130,7 +130,7 @@ fn a_drop_under_tokio() {
     let drop = || PermanentDrop::to_group(1004).apply();
     kernel::passes_in_child(|| {
         let inside = runtime().block_on(async { drop() });
-        assert!(matches!(inside, Err(Error::SeveralThreads { threads: 2.. })), "{inside:?}");
+        assert!(matches!(inside, Err(DropError::Multithreaded { threads: 2.. })), "{inside:?}");
     });
     drop().unwrap();
     let of_a_worker = runtime().block_on(async { tokio::spawn(async { kernel::ids() }).await.unwrap() });

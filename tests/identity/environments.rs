@@ -231,7 +231,7 @@ fn drop_holds(group: u32, user: Option<u32>) -> bool {
         match asked.apply() {
             Ok(report) => {
                 let now = &kernel::all_threads()[0];
-                let groups = if report.kept_groups { &before[0].identity.groups[..] } else { &[] };
+                let groups = if report.supplementary_unchanged { &before[0].identity.groups[..] } else { &[] };
                 assert_eq!(now.identity, Identity { ids: [group; 4], groups: groups.to_vec() }, "{report}");
                 assert!(!now.privileges.hold(CAP_SETGID), "{report}");
                 assert!(user.is_none_or(|user| now.privileges.users == [user; 4]), "{report}");

@@ -212,7 +212,7 @@ fn a_refusal_inside_a_guard_is_not_told() {
         assert!(GroupGuard::assume(u32::MAX).is_err());
         assert!(GroupGuard::assume_on_thread(u32::MAX).is_err());
         if scope == Scope::Thread {
-            assert!(matches!(GroupGuard::assume(group()), Err(Error::InsideThreadGuard)));
+            assert!(matches!(GroupGuard::assume(group()), Err(Error::ProcessGuardInThreadGuard)));
         }
         assert!(told().is_empty());
         drop(guard);

@@ -12,7 +12,7 @@ use crate::common::guard::{SCOPES, Scope};
 use crate::common::kernel::{self, Identity, Ids, Watched};
 use crate::common::program;
 use crate::common::sibling::Sibling;
-use privilege_guard::{Error, GroupChange, GroupGuard, Holder};
+use privilege_guard::{Error, GroupChange, GroupGuard, ConflictingGuard};
 
 pub const CASES: &[Case] = cases![
     Setgid: eight_threads_with_process_guards,
@@ -180,7 +180,7 @@ impl Holding {
     }
 }
 
-fn holder_seen_by(scope: Scope) -> Option<Holder> {
+fn holder_seen_by(scope: Scope) -> Option<ConflictingGuard> {
     let before = kernel::identity();
     let outcome = scope.assume(GroupChange::both(1009));
     match outcome {
@@ -189,9 +189,9 @@ fn holder_seen_by(scope: Scope) -> Option<Holder> {
             guard.restore().unwrap();
             None
         }
-        Err(Error::Busy { holder }) => {
+        Err(Error::Busy { conflict }) => {
             assert_eq!(kernel::identity(), before);
-            Some(holder)
+            Some(conflict)
         }
         Err(error) => panic!("{error}"),
     }
@@ -204,7 +204,7 @@ fn busy_names_the_thread_with_a_process_guard() {
         [("spooler", "spooler"), ("a much too long name", "a much too long"), ("with) (signs: \\", "with) (signs: \\"), ("", "")]
     {
         let holding = Holding::start(name, Scope::Process, 1001);
-        let expected = Holder::ProcessGuard { thread_id: holding.thread as u32, name: Some(kept.into()) };
+        let expected = ConflictingGuard::ProcessGuard { thread_id: holding.thread as u32, name: Some(kept.into()) };
         for scope in SCOPES {
             assert_eq!(holder_seen_by(scope).as_ref(), Some(&expected));
         }
@@ -221,7 +221,7 @@ fn busy_names_the_thread_with_a_process_guard() {
 fn busy_names_a_thread_whose_name_the_kernel_cut_in_a_letter() {
     let holding = Holding::start("\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}", Scope::Process, 1001);
     let name = "\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fffd}";
-    let expected = Holder::ProcessGuard { thread_id: holding.thread as u32, name: Some(name.into()) };
+    let expected = ConflictingGuard::ProcessGuard { thread_id: holding.thread as u32, name: Some(name.into()) };
     assert_eq!(holder_seen_by(Scope::Process), Some(expected));
     holding.end();
 }
@@ -233,7 +233,7 @@ fn busy_names_the_thread_in_a_forked_child_too() {
         let this = kernel::gettid() as u32;
         let _guard = GroupGuard::assume(1001).unwrap();
         let seen = std::thread::spawn(|| holder_seen_by(Scope::Process)).join().unwrap();
-        let Some(Holder::ProcessGuard { thread_id, name: Some(_) }) = seen else { panic!("{seen:?}") };
+        let Some(ConflictingGuard::ProcessGuard { thread_id, name: Some(_) }) = seen else { panic!("{seen:?}") };
         assert_eq!(thread_id, this);
     });
 }
@@ -241,13 +241,13 @@ fn busy_names_the_thread_in_a_forked_child_too() {
 fn busy_counts_the_threads_with_thread_guards() {
     let start = kernel::identity();
     let first = Holding::start("first", Scope::Thread, 1001);
-    assert_eq!(holder_seen_by(Scope::Process), Some(Holder::ThreadGuards { threads: 1 }));
+    assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 1 }));
     assert_eq!(holder_seen_by(Scope::Thread), None);
     let message = GroupGuard::assume(1009).unwrap_err().to_string();
     assert!(message.starts_with("another thread has a thread guard; "), "{message}");
 
     let second = Holding::start("second", Scope::Thread, 1002);
-    assert_eq!(holder_seen_by(Scope::Process), Some(Holder::ThreadGuards { threads: 2 }));
+    assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 2 }));
     let message = GroupGuard::assume(1009).unwrap_err().to_string();
     assert!(message.starts_with("2 threads have thread guards; "), "{message}");
     // A second guard of the same thread is none of another's.
@@ -258,7 +258,7 @@ fn busy_counts_the_threads_with_thread_guards() {
     drop(own);
 
     first.end();
-    assert_eq!(holder_seen_by(Scope::Process), Some(Holder::ThreadGuards { threads: 1 }));
+    assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 1 }));
     second.end();
     assert_eq!(holder_seen_by(Scope::Process), None);
     assert_eq!(kernel::identity(), start);
@@ -350,7 +350,7 @@ fn a_child_forked_under_another_threads_guard_is_refused_at_once() {
     assert_eq!(inherited.ids, inside(start.ids, 1001));
     in_child(|| {
         let started = Instant::now();
-        let gone = Holder::ProcessGuard { thread_id: holding.thread as u32, name: None };
+        let gone = ConflictingGuard::ProcessGuard { thread_id: holding.thread as u32, name: None };
         for scope in SCOPES {
             assert_eq!(holder_seen_by(scope).as_ref(), Some(&gone));
         }
@@ -366,7 +366,7 @@ fn a_child_forked_under_another_threads_guard_is_refused_at_once() {
 
     let holding = Holding::start("holder", Scope::Thread, 1001);
     in_child(|| {
-        assert_eq!(holder_seen_by(Scope::Process), Some(Holder::ThreadGuards { threads: 1 }));
+        assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 1 }));
         assert_eq!(holder_seen_by(Scope::Thread), None);
         assert_eq!(kernel::identity(), start);
     });
@@ -426,7 +426,7 @@ fn a_child_forked_under_both_comes_back_and_stays_apart() {
         own.take().unwrap().restore().unwrap();
         assert_eq!(kernel::identity(), start);
         assert_eq!(holder_seen_by(Scope::Thread), None);
-        assert_eq!(holder_seen_by(Scope::Process), Some(Holder::ThreadGuards { threads: 1 }));
+        assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 1 }));
     });
     own.unwrap().restore().unwrap();
     holding.end();
@@ -522,7 +522,7 @@ fn commands_of_other_threads_never_have_the_group_of_a_thread_guard() {
     busy.into_iter().for_each(|thread| thread.join().unwrap());
     holding.end();
     // A command of the thread itself has it.
-    let of_its_own = std::thread::spawn(|| GroupGuard::assume_on_thread(1006).unwrap().run(of_a_command).unwrap());
+    let of_its_own = std::thread::spawn(|| GroupGuard::assume_on_thread(1006).unwrap().run(of_a_command));
     assert_eq!(of_its_own.join().unwrap(), [1006; 4]);
     assert_eq!(kernel::identity(), start);
     println!("= 100 commands beside {} thread guards, 0 wrong", guards.load(Ordering::Relaxed));
@@ -551,7 +551,7 @@ fn threads_come_and_go_under_process_guards() {
             let mut guards = 0;
             while !stop.load(Ordering::Relaxed) {
                 let change = GroupChange::both(1001).supplementary([2001]).wait(LONG_ENOUGH);
-                let sum = change.assume().unwrap().run(|| 1 + 1).unwrap();
+                let sum = change.assume().unwrap().run(|| 1 + 1);
                 guards += sum / 2;
             }
             guards

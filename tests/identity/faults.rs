@@ -12,7 +12,7 @@ use crate::common::fault::{Call, Ended, Fault, First, Window, supervise};
 use crate::common::guard::{Guard, SCOPES, Scope};
 use crate::common::kernel::{self, CAP_SETGID, Identity, Ids, ThreadState};
 use crate::common::sandbox::Answer;
-use privilege_guard::{DropReport, Error, GroupChange, PermanentDrop};
+use privilege_guard::{DropError, DropReport, Error, GroupChange, PermanentDrop, RestoreError};
 
 pub const CASES: &[Case] = cases![
     Setgid: with_the_capability,
@@ -427,7 +427,7 @@ fn all_or_nothing<T>(made: Result<T, Error>, before: &State, after: &State) -> R
     let now = State::now();
     let (outcome, expected) = match &made {
         Ok(_) => (Outcome::Exact, after),
-        Err(Error::NotRestored { .. } | Error::StillPrivileged { .. }) => return Err("an error of another operation".into()),
+        Err(RestoreError::Refused { .. } | DropError::StillPrivileged { .. }) => return Err("an error of another operation".into()),
         Err(_) => (Outcome::Unchanged, before),
     };
     let said = made.as_ref().err().map_or("Ok".into(), Error::to_string);
@@ -438,7 +438,7 @@ fn all_or_nothing<T>(made: Result<T, Error>, before: &State, after: &State) -> R
 fn put_back(ended: Result<(), Error>, original: &State) -> Result<Outcome, String> {
     match ended {
         Ok(()) => expect(Outcome::Exact, "Ok", &State::now(), original),
-        Err(Error::NotRestored { .. }) => Ok(Outcome::Told),
+        Err(RestoreError::Refused { .. }) => Ok(Outcome::Told),
         Err(error) => Err(format!("an error of another operation: {error}")),
     }
 }
@@ -474,7 +474,7 @@ fn for_good(
             if ways.is_empty() { Ok(Outcome::Exact) } else { Err(format!("{report}: {ways:?}")) }
         }
         // Only where something is gone that no call gives back.
-        Err(Error::StillPrivileged { finding }) => {
+        Err(DropError::StillPrivileged { finding }) => {
             let [before, now] = [start, &now].map(|state| &state.threads[0].privileges);
             let is_gone = before != now || !before.hold(CAP_SETGID);
             if is_gone { Ok(Outcome::Told) } else { Err(format!("StillPrivileged without need: {finding}")) }

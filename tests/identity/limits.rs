@@ -24,7 +24,7 @@ use crate::common::second_copy;
 use crate::common::sibling::Sibling;
 use crate::common::subscriber;
 use crate::common::{self, Case};
-use privilege_guard::{Error, GroupChange, GroupGuard, Holder, PermanentDrop};
+use privilege_guard::{ConflictingGuard, DropError, Error, GroupChange, GroupGuard, PermanentDrop, RestoreError};
 
 pub const CASES: &[Case] = cases![
     Setgid: an_open_descriptor_stays_open,
@@ -130,7 +130,7 @@ fn an_open_descriptor_stays_open() {
         assert_eq!(text, "of group 1004");
     }
     // And after a permanent drop.
-    let opened = GroupGuard::assume(1004).unwrap().run(open).unwrap().unwrap();
+    let opened = GroupGuard::assume(1004).unwrap().run(open).unwrap();
     PermanentDrop::to_group(3).apply().unwrap();
     is_closed();
     assert!(std::io::read_to_string(opened).unwrap().contains("1004"));
@@ -239,14 +239,14 @@ fn is_left_out<T>(unreached: impl Fn() -> (i32, T)) {
         assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (UNDER, START));
         let shown = privilege_guard::threads().unwrap();
         let shown = shown.iter().find(|thread| thread.thread_id == other.unsigned_abs()).unwrap();
-        assert_eq!(common::guard::raw(shown.ids), START);
+        assert_eq!(common::guard::raw(shown.group_ids), START);
         guard.restore().unwrap();
         assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (START, START));
         GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
     });
     let is_noticed = |drop: Result<privilege_guard::DropReport, Error>| {
         let error = drop.unwrap_err();
-        assert!(matches!(error, Error::StillPrivileged { .. }), "{error}");
+        assert!(matches!(error, DropError::StillPrivileged { .. }), "{error}");
     };
     kernel::passes_in_child(|| {
         start();
@@ -322,7 +322,7 @@ const OF_THIS_PROCESS: i32 =
 fn a_thread_that_libc_does_not_know_is_left_out() {
     is_left_out(|| (raw_thread(), ()));
     start();
-    let inside = GroupGuard::assume(1004).unwrap().run(raw_thread).unwrap();
+    let inside = GroupGuard::assume(1004).unwrap().run(raw_thread);
     assert_eq!((kernel::ids(), kernel::identity_of(inside).ids), (START, UNDER));
 }
 
@@ -489,11 +489,11 @@ fn a_request_that_waits_may_keep_its_group() {
             let (reader, mut writer) = UnixStream::pair().unwrap();
             let reader = OwnedFd::from(reader);
             let mut ring = Ring::new();
-            GroupGuard::assume(1004).unwrap().run(|| ring.make_file_after(&reader, &path, waits)).unwrap();
+            GroupGuard::assume(1004).unwrap().run(|| ring.make_file_after(&reader, &path, waits));
             if drops {
                 // Only where there is a kernel thread.
                 let dropped = PermanentDrop::to_group(33).apply();
-                assert_eq!(matches!(dropped, Err(Error::IoUring { .. })), waits == Waits::HandedOver, "{dropped:?}");
+                assert_eq!(matches!(dropped, Err(DropError::KernelWorker { .. })), waits == Waits::HandedOver, "{dropped:?}");
                 assert_eq!(dropped.is_ok(), waits != Waits::HandedOver, "{dropped:?}");
             }
             assert!(!path.exists());
@@ -522,7 +522,7 @@ fn a_ring_from_before_a_fork_acts_as_the_parent() {
     });
     assert_eq!(std::fs::metadata(path).unwrap().gid(), 3);
     let refused = PermanentDrop::to_group(33).apply();
-    assert!(matches!(refused, Err(Error::IoUring { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(DropError::KernelWorker { .. })), "{refused:?}");
 }
 
 fn a_process_started_before_a_drop_stays_what_it_was() {
@@ -626,7 +626,7 @@ fn a_handler_that_forks_during_a_change_misleads_its_child() {
             let child = FORKED.load(Ordering::SeqCst);
             if child == 0 {
                 let code = match ended {
-                    Err(Error::NotRestored { .. }) if kernel::ids_by_calls() == START => CANNOT_GO_BACK,
+                    Err(RestoreError::Refused { .. }) if kernel::ids_by_calls() == START => CANNOT_GO_BACK,
                     Ok(()) if kernel::death_signal() == libc::SIGTERM => HAS_THE_SIGNAL,
                     _ => 42,
                 };
@@ -845,13 +845,13 @@ fn a_forked_child_has_the_guards_of_other_threads_for_good() {
                 child.write_all(&[0]).unwrap();
                 child.read_exact(&mut [0]).unwrap();
                 let is_alive = |error| match error {
-                    Err(Error::Busy { holder: Holder::ProcessGuard { .. } }) => scope == Scope::Process,
-                    Err(Error::Busy { holder: Holder::ThreadGuards { threads: 1 } }) => scope == Scope::Thread,
+                    Err(Error::Busy { conflict: ConflictingGuard::ProcessGuard { .. } }) => scope == Scope::Process,
+                    Err(Error::Busy { conflict: ConflictingGuard::ThreadGuards { threads: 1 } }) => scope == Scope::Thread,
                     _ => false,
                 };
                 assert!(is_alive(GroupChange::new().assume().map(drop)));
                 assert_eq!(GroupChange::new().assume_on_thread().is_ok(), scope == Scope::Thread);
-                assert!(matches!(PermanentDrop::to_group(own).apply(), Err(Error::GuardsAlive)));
+                assert!(matches!(PermanentDrop::to_group(own).apply(), Err(DropError::GuardsActive)));
                 // SAFETY: it does not return, and runs no destructor of the parent's.
                 unsafe { libc::_exit(0) }
             })
@@ -887,9 +887,9 @@ fn a_forked_child_has_the_events_of_other_threads_for_good() {
             child.write_all(&[0]).unwrap();
             child.read_exact(&mut [0]).unwrap();
             let busy = GroupChange::new().assume();
-            assert!(matches!(busy, Err(Error::Busy { holder: Holder::ThreadGuards { threads: 1 } })), "{busy:?}");
+            assert!(matches!(busy, Err(Error::Busy { conflict: ConflictingGuard::ThreadGuards { threads: 1 } })), "{busy:?}");
             GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
-            assert!(matches!(PermanentDrop::to_group(own).apply(), Err(Error::GuardsAlive)));
+            assert!(matches!(PermanentDrop::to_group(own).apply(), Err(DropError::GuardsActive)));
             // SAFETY: it does not return.
             unsafe { libc::_exit(0) }
         })
@@ -911,7 +911,7 @@ fn a_subscriber_that_waits_for_a_process_guard_waits_in_vain() {
         if WAITED.fetch_add(1, Ordering::SeqCst) == 0 {
             let other = std::thread::spawn(|| GroupChange::new().wait(Duration::from_millis(100)).assume().map(drop));
             let busy = other.join().unwrap();
-            assert!(matches!(busy, Err(Error::Busy { holder: Holder::ThreadGuards { threads: 1 } })), "{busy:?}");
+            assert!(matches!(busy, Err(Error::Busy { conflict: ConflictingGuard::ThreadGuards { threads: 1 } })), "{busy:?}");
         }
     });
     GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
@@ -1042,11 +1042,11 @@ fn a_child_with_both_ids_is_not_secure() {
     kernel::start_from([3, 50, 50, 50], &[]);
     kernel::give_up_capabilities(CAP_SETGID);
     assert!(is_secure());
-    assert!(!GroupGuard::assume(50).unwrap().run(is_secure).unwrap());
+    assert!(!GroupGuard::assume(50).unwrap().run(is_secure));
     let _user = GroupGuard::assume_effective(3).unwrap();
     assert!(!is_secure());
-    assert!(!GroupGuard::assume(50).unwrap().run(is_secure).unwrap());
-    assert!(GroupGuard::assume_effective(50).unwrap().run(is_secure).unwrap());
+    assert!(!GroupGuard::assume(50).unwrap().run(is_secure));
+    assert!(GroupGuard::assume_effective(50).unwrap().run(is_secure));
 }
 
 fn glibc_aborts_where_one_thread_may_not() {

@@ -11,7 +11,7 @@ use crate::cases;
 use crate::common::Case;
 use crate::common::guard::{self, Guard, SCOPES, Scope, raw};
 use crate::common::kernel::{self, Identity, Ids, Watched};
-use privilege_guard::{Error, GroupChange, Holder};
+use privilege_guard::{Error, GroupChange, ConflictingGuard};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -373,13 +373,13 @@ impl Model {
 fn refusal(error: &Error) -> Refusal {
     match error {
         Error::InvalidGid => Refusal::InvalidGid,
-        Error::Busy { holder: Holder::ProcessGuard { .. } } => Refusal::BusyProcessGuard,
-        Error::Busy { holder: Holder::ThreadGuards { .. } } => Refusal::BusyThreadGuards,
-        Error::InsideThreadGuard => Refusal::InsideThreadGuard,
+        Error::Busy { conflict: ConflictingGuard::ProcessGuard { .. } } => Refusal::BusyProcessGuard,
+        Error::Busy { conflict: ConflictingGuard::ThreadGuards { .. } } => Refusal::BusyThreadGuards,
+        Error::ProcessGuardInThreadGuard => Refusal::InsideThreadGuard,
         Error::NotPermitted { .. } => Refusal::NotPermitted,
         Error::Irreversible { .. } => Refusal::Irreversible,
-        Error::Ambiguous { .. } => Refusal::Ambiguous,
-        Error::InnerGuardAlive => Refusal::InnerGuardAlive,
+        Error::NotOneId { .. } => Refusal::Ambiguous,
+        Error::NotInnermost => Refusal::InnerGuardAlive,
         error => panic!("{error}"),
     }
 }

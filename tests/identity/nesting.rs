@@ -81,14 +81,14 @@ impl Ending {
             Ending::Drop => drop(guard),
             Ending::Restore => match guard.restore() {
                 Ok(()) => assert!(innermost),
-                Err(Error::InnerGuardAlive) => assert!(!innermost),
+                Err(Error::NotInnermost) => assert!(!innermost),
                 Err(error) => panic!("{error}"),
             },
             Ending::Run => {
                 let called = Cell::new(false);
                 match guard.run(|| called.set(true)) {
                     Ok(()) => assert!(innermost && called.get()),
-                    Err(Error::InnerGuardAlive) => assert!(!innermost && !called.get()),
+                    Err(Error::NotInnermost) => assert!(!innermost && !called.get()),
                     Err(error) => panic!("{error}"),
                 }
             }
@@ -200,9 +200,9 @@ fn an_outer_guard_that_is_restored_or_run_waits() {
         let inner = Scope::Thread.assume(GroupChange::both(1003)).unwrap();
         let inside = kernel::identity();
 
-        assert!(matches!(outer.run(|| panic!("called")), Err(Error::InnerGuardAlive)));
+        assert!(matches!(outer.run(|| panic!("called")), Err(Error::NotInnermost)));
         assert_eq!(kernel::identity(), inside);
-        assert!(matches!(middle.restore(), Err(Error::InnerGuardAlive)));
+        assert!(matches!(middle.restore(), Err(Error::NotInnermost)));
         assert_eq!(kernel::identity(), inside);
         // Two undoings wait for it: they happen now, and at once.
         inner.restore().unwrap();
@@ -215,7 +215,7 @@ fn an_outer_guard_that_is_restored_or_run_waits() {
 
 fn a_process_guard_inside_a_thread_guard_is_refused() {
     let start = kernel::identity();
-    let refused = |change: GroupChange| assert!(matches!(change.assume(), Err(Error::InsideThreadGuard)));
+    let refused = |change: GroupChange| assert!(matches!(change.assume(), Err(Error::ProcessGuardInThreadGuard)));
 
     let thread = GroupGuard::assume_on_thread(1001).unwrap();
     let inside = kernel::identity();
@@ -488,7 +488,7 @@ fn a_leaked_guard_counts_as_alive() {
             let middle = scope.assume(GroupChange::both(1002)).unwrap();
             std::mem::forget(scope.assume(GroupChange::both(1003)).unwrap());
             let inside = kernel::identity();
-            assert!(matches!(middle.restore(), Err(Error::InnerGuardAlive)));
+            assert!(matches!(middle.restore(), Err(Error::NotInnermost)));
             drop(outer);
             assert_eq!(kernel::identity(), inside);
             scope.assume(GroupChange::both(1004)).unwrap().restore().unwrap();
@@ -656,7 +656,7 @@ fn only_the_innermost_guard_switches() {
         let mut inner = scopes[1].assume(GroupChange::both(1002)).unwrap();
         let inside = kernel::identity();
         for gid in [1003, 1001, 1002] {
-            assert!(matches!(outer.switch_to(gid), Err(Error::InnerGuardAlive)));
+            assert!(matches!(outer.switch_to(gid), Err(Error::NotInnermost)));
             assert_eq!(kernel::identity(), inside);
         }
         inner.switch_to(1003).unwrap();
@@ -688,7 +688,7 @@ fn switching_needs_one_named_group() {
             let inside = kernel::identity();
             for gid in [1001, 1002, 1003] {
                 match guard.switch_to(gid) {
-                    Err(Error::Ambiguous { asked }) => assert_eq!(asked, change),
+                    Err(Error::NotOneId { requested }) => assert_eq!(asked, change),
                     other => panic!("{other:?}"),
                 }
                 assert_eq!(kernel::identity(), inside);

@@ -8,7 +8,7 @@ use crate::common::ring;
 use crate::common::sandbox::{self, Answer};
 use crate::common::sibling::Sibling;
 use crate::common::{self, Case};
-use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, PermanentDrop};
+use privilege_guard::{DropError, DropReport, Error, GroupChange, GroupGuard, LookupError, PermanentDrop};
 
 pub const CASES: &[Case] = cases![
     Setgid: root_with_one_thread_keeps_its_user,
@@ -67,7 +67,7 @@ fn holds(report: &DropReport, groups: &[u32], siblings: &Siblings) {
         assert_eq!(thread.identity, kernel::Identity { ids: [33; 4], groups: groups.to_vec() });
     }
     assert_eq!(report.threads, threads.len());
-    assert!(report.refused_tries > 0);
+    assert!(report.regain_attempts_refused > 0);
     let old = [0, 7, 8, 9];
     assert_eq!(siblings.ways_back(&old), Vec::<String>::new());
     assert_eq!(ways_back(&old), Vec::<String>::new());
@@ -83,7 +83,7 @@ fn start() {
 fn root_with_one_thread_keeps_its_user() {
     start();
     let report = PermanentDrop::to_group(33).apply().unwrap();
-    assert!(report.bounding_set && report.other_capabilities);
+    assert!(report.removed_from_bounding_set && report.other_capabilities);
     holds(&report, &[], &ALONE());
 }
 
@@ -186,7 +186,7 @@ fn with_a_file_given_capability() {
             assert_eq!(thread.identity.ids, [33; 4]);
             assert!(!thread.privileges.hold(u64::MAX), "{thread:?}");
         }
-        assert!(!report.bounding_set && !report.other_capabilities);
+        assert!(!report.removed_from_bounding_set && !report.other_capabilities);
         // An exec of this file gives what the file gives, as documented; so no executed child here.
         assert_eq!(kernel::in_child(|| i32::from(!Siblings::start(1).ways_back(&[0, 7, 8, 9]).is_empty())).code(), Some(0));
         return;
@@ -211,7 +211,7 @@ fn a_set_group_id_program_with_threads() {
         assert_eq!(kernel::ids(), [33, 7, 7, 7]);
         let siblings = Siblings::start(3);
         let report = GroupGuard::assume(33).unwrap().drop_permanently().unwrap();
-        assert!(report.kept_groups);
+        assert!(report.supplementary_unchanged);
         for thread in kernel::all_threads() {
             assert_eq!(thread.identity.ids, [33; 4]);
         }
@@ -234,12 +234,12 @@ fn an_ordinary_process_gives_up_nothing() {
     let own = before.ids[0];
     match PermanentDrop::to_group(own).apply() {
         Ok(report) => {
-            assert!(report.kept_groups);
+            assert!(report.supplementary_unchanged);
             let kept: Vec<u32> = report.supplementary.iter().map(|gid| gid.as_raw()).collect();
             assert_eq!(kept, before.groups);
         }
         // User 0 without CAP_SETGID gets it back by an exec, unless CAP_SETPCAP can prevent that.
-        Err(error) => assert!(matches!(error, Error::NoSetpcap), "{error}"),
+        Err(error) => assert!(matches!(error, DropError::MissingSetpcap), "{error}"),
     }
     assert_eq!(kernel::identity().ids, [own; 4]);
 }
@@ -249,24 +249,24 @@ fn other_threads_holding_the_capability_are_in_the_way() {
     kernel::start_from([0, 7, 8, 7], &[0, 7, 8]);
     let _siblings = Siblings::start(2);
     for drop in [PermanentDrop::to_group(33), PermanentDrop::to_group(33).user(0)] {
-        assert!(matches!(refused(|| drop.apply()), Error::SeveralThreads { threads: 3 }));
+        assert!(matches!(refused(|| drop.apply()), DropError::Multithreaded { threads: 3 }));
     }
-    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::SeveralThreads { threads: 3 }));
+    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), DropError::Multithreaded { threads: 3 }));
     inherit_setgid();
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::SeveralThreads { threads: 3 }));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), DropError::Multithreaded { threads: 3 }));
 }
 
 fn a_capability_that_is_not_effective_is_in_the_way() {
     start();
     let sets = kernel::capabilities();
     kernel::set_capabilities(Capabilities { effective: sets.effective & !CAP_SETGID, ..sets });
-    assert!(matches!(refused(|| PermanentDrop::to_group(7).apply()), Error::NotEffective));
+    assert!(matches!(refused(|| PermanentDrop::to_group(7).apply()), DropError::SetgidNotEffective));
 }
 
 fn another_user_needs_setuid() {
     start();
     kernel::give_up_capabilities(CAP_SETUID);
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::NoSetuid { user: 1234 }));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), DropError::MissingSetuid { user: 1234 }));
     let report = PermanentDrop::to_group(33).user(0).apply().unwrap();
     holds(&report, &[], &ALONE());
 }
@@ -274,8 +274,8 @@ fn another_user_needs_setuid() {
 fn a_user_0_that_stays_needs_setpcap() {
     start();
     kernel::give_up_capabilities(CAP_SETPCAP);
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::NoSetpcap));
-    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::NoSetpcap));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), DropError::MissingSetpcap));
+    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), DropError::MissingSetpcap));
     let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
     holds(&report, &[], &ALONE());
 }
@@ -283,7 +283,7 @@ fn a_user_0_that_stays_needs_setpcap() {
 fn a_setuid_capability_that_stays_needs_setpcap() {
     start_as_user_with(CAP_SETGID | CAP_SETUID);
     // It could become user 0, and have everything again after an exec.
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::NoSetpcap));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), DropError::MissingSetpcap));
     let report = PermanentDrop::to_group(33).user(1235).apply().unwrap();
     holds(&report, &[], &ALONE());
 }
@@ -291,12 +291,12 @@ fn a_setuid_capability_that_stays_needs_setpcap() {
 fn another_guard_of_this_thread_is_in_the_way() {
     start();
     let outer = GroupGuard::assume(1004).unwrap();
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::GuardsAlive));
-    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::GuardsAlive));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), DropError::GuardsActive));
+    assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), DropError::GuardsActive));
     let inner = GroupGuard::assume_on_thread(1005).unwrap();
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::GuardsAlive));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), DropError::GuardsActive));
     // Refused, and undone once the inner guard is.
-    assert!(matches!(outer.drop_permanently(), Err(Error::GuardsAlive)));
+    assert!(matches!(outer.drop_permanently(), Err(DropError::GuardsActive)));
     assert_eq!(kernel::ids()[1], 1005);
     drop(inner);
     assert_eq!(kernel::ids(), [0, 7, 8, 9]);
@@ -314,7 +314,7 @@ fn another_guard_of_another_thread_is_in_the_way() {
             _ = wait.recv();
         });
         taken.recv().unwrap();
-        assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::GuardsAlive));
+        assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), DropError::GuardsActive));
         drop(done);
         thread.join().unwrap();
         assert_eq!(kernel::ids(), [0; 4]);
@@ -324,9 +324,9 @@ fn another_guard_of_another_thread_is_in_the_way() {
 fn a_change_of_two_groups_or_none_is_ambiguous() {
     start();
     let two = || GroupChange::new().real(33).effective(34).assume();
-    assert!(matches!(refused(|| two()?.drop_permanently()), Error::Ambiguous { .. }));
+    assert!(matches!(refused(|| two()?.drop_permanently()), Error::NotOneId { .. }));
     let none = || GroupChange::new().no_supplementary().assume();
-    assert!(matches!(refused(|| none()?.drop_permanently()), Error::Ambiguous { .. }));
+    assert!(matches!(refused(|| none()?.drop_permanently()), Error::NotOneId { .. }));
     let report = GroupGuard::assume_effective(33).unwrap().drop_permanently().unwrap();
     holds(&report, &[], &ALONE());
 }
@@ -336,7 +336,7 @@ fn values_that_mean_leave_alone_are_refused() {
     assert!(matches!(refused(|| PermanentDrop::to_group(33).user(u32::MAX).apply()), Error::InvalidUid));
     assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary([u32::MAX]).apply()), Error::InvalidGid));
     assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary(0..65537).apply()), Error::TooManyGroups));
-    assert!(matches!(PermanentDrop::to_account("no-such-account"), Err(Error::UnknownAccount { .. })));
+    assert!(matches!(PermanentDrop::to_account("no-such-account"), Err(LookupError::UnknownUser { .. })));
 }
 
 fn other_supplementary_groups_need_the_capability() {
@@ -350,8 +350,8 @@ fn other_supplementary_groups_need_the_capability() {
 fn denied_setgroups_is_in_the_way() {
     kernel::passes_in(Namespace { denies_setgroups: true, ..SUBORDINATE }, || {
         kernel::raw_setresgid(Some(0), Some(7), Some(8)).unwrap();
-        assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::SetgroupsDenied));
-        assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), Error::SetgroupsDenied));
+        assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), DropError::SetgroupsDenied));
+        assert!(matches!(refused(|| GroupGuard::assume(33)?.drop_permanently()), DropError::SetgroupsDenied));
     });
 }
 
@@ -368,12 +368,12 @@ fn no_mapping_is_in_the_way_also_where_the_old_groups_have_none() {
     kernel::passes_in(Namespace { ids: [0; 4], groups: &[50, 60], ..SUBORDINATE }, || {
         assert_eq!(kernel::identity(), kernel::Identity { ids: [65534; 4], groups: vec![65534; 2] });
         for drop in [PermanentDrop::to_group(70_000), PermanentDrop::to_group(33).supplementary([70_000])] {
-            assert!(matches!(refused(|| drop.apply()), Error::NoMapping { .. }));
+            assert!(matches!(refused(|| drop.apply()), Error::UnmappedGid { .. }));
         }
         let error = refused(|| PermanentDrop::to_group(33).user(70_000).apply());
-        assert!(matches!(error, Error::NoUserMapping { user: 70_000 }), "{error}");
+        assert!(matches!(error, DropError::UnmappedUid { user: 70_000 }), "{error}");
         sandbox::refuse(calls::SYS_setresuid, &[]);
-        assert!(matches!(PermanentDrop::to_group(33).user(1234).apply(), Err(Error::StillPrivileged { .. })));
+        assert!(matches!(PermanentDrop::to_group(33).user(1234).apply(), Err(DropError::StillPrivileged { .. })));
     });
 }
 
@@ -381,23 +381,23 @@ fn no_mapping_is_in_the_way_also_where_the_old_groups_have_none() {
 fn a_setpcap_that_stays_loses_the_bounding_set() {
     start_as_user_with(CAP_SETGID | CAP_SETPCAP);
     let report = PermanentDrop::to_group(33).apply().unwrap();
-    assert!(report.bounding_set);
+    assert!(report.removed_from_bounding_set);
     holds(&report, &[], &ALONE());
 }
 
 fn no_proc_is_in_the_way() {
     kernel::hide("/proc");
     let before = (kernel::getresgid(), kernel::capabilities());
-    assert!(matches!(PermanentDrop::to_group(33).apply(), Err(Error::Proc { .. })));
-    assert!(matches!(GroupGuard::assume(33).unwrap().drop_permanently(), Err(Error::Proc { .. })));
+    assert!(matches!(PermanentDrop::to_group(33).apply(), Err(Error::ThreadsUnreadable { .. })));
+    assert!(matches!(GroupGuard::assume(33).unwrap().drop_permanently(), Err(Error::ThreadsUnreadable { .. })));
     assert_eq!((kernel::getresgid(), kernel::capabilities()), before);
 }
 
 fn a_kernel_thread_of_an_io_uring_is_in_the_way() {
     start();
     let ring = ring::idle().unwrap();
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), Error::IoUring { .. }));
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::IoUring { .. }));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).apply()), DropError::KernelWorker { .. }));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), DropError::KernelWorker { .. }));
     drop(ring);
 }
 
@@ -444,7 +444,7 @@ fn each_step_refused_or_faked() {
                                 let honest = answer != Answer::SuccessWithoutDoing;
                                 if honest { i32::from(!by_calls.is_empty()) } else { 10 }
                             }
-                            Err(Error::StillPrivileged { .. }) => 20,
+                            Err(DropError::StillPrivileged { .. }) => 20,
                             Err(error) => {
                                 assert!(undoable, "{error}");
                                 assert_eq!(kernel::all_threads(), before, "{error}");
@@ -483,7 +483,7 @@ fn what_cannot_be_read_back_is_not_done() {
             sandbox::refuse(call, &arguments);
             for drop in [PermanentDrop::to_group(33).user(1234), PermanentDrop::to_group(33).no_new_privs()] {
                 let error = refused(|| drop.apply());
-                assert!(matches!(error, Error::Unreadable { .. }), "{error}");
+                assert!(matches!(error, Error::ReadFailed { .. }), "{error}");
             }
         });
     }
@@ -494,7 +494,7 @@ fn capabilities_that_cannot_be_set_are_in_the_way_where_some_are_taken() {
     sandbox::refuse(libc::SYS_capset, &[]);
     for drop in [PermanentDrop::to_group(33), PermanentDrop::to_group(33).user(1234)] {
         let error = refused(|| drop.apply());
-        assert!(matches!(error, Error::Call { call: "capset", .. }), "{error}");
+        assert!(matches!(error, Error::SyscallFailed { call: "capset", .. }), "{error}");
     }
     // Leaving user 0 takes those of several threads.
     let siblings = Siblings::start(2);
@@ -508,7 +508,7 @@ fn a_first_step_that_fails_is_undone_without_the_capability_too() {
             kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
             sandbox::answer(calls::SYS_setresgid, &[(0, 33), (1, 33), (2, 33)], answer);
             let error = refused(|| PermanentDrop::to_group(33).apply());
-            assert!(matches!(error, Error::Call { call: "setresgid", .. }), "{error}");
+            assert!(matches!(error, Error::SyscallFailed { call: "setresgid", .. }), "{error}");
         });
     }
 }
@@ -529,7 +529,7 @@ fn a_thread_that_keeps_what_leads_back_is_found() {
             take();
             // The 7 can be had without CAP_SETGID.
             let error = PermanentDrop::to_group(7).user(1234).apply().unwrap_err();
-            assert!(matches!(&error, Error::StillPrivileged { finding } if finding.contains(found)), "{error}");
+            assert!(matches!(&error, DropError::StillPrivileged { finding } if finding.contains(found)), "{error}");
         });
     }
 }
@@ -539,7 +539,7 @@ fn own_securebits_that_keep_it_are_in_the_way() {
     start();
     no_setuid_fixup();
     let _siblings = Siblings::start(2);
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), Error::SeveralThreads { threads: 3 }));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(1234).apply()), DropError::Multithreaded { threads: 3 }));
 }
 
 fn no_new_privs_is_set() {

@@ -12,7 +12,7 @@ use crate::common::kernel::{self, CAP_SETGID, Ids};
 use crate::common::sandbox::{self, Answer};
 use crate::common::{self, Case};
 use nix::unistd;
-use privilege_guard::{Error, GroupChange, GroupGuard, PermanentDrop, Thread};
+use privilege_guard::{Error, GroupChange, GroupGuard, PermanentDrop, RestoreError, Thread};
 
 pub const CASES: &[Case] = cases![
     Setgid: never_taken_back,
@@ -82,7 +82,7 @@ fn never_taken_back() {
         is([1001; 4]);
     };
     let ours = || {
-        GroupGuard::assume(1001).unwrap().run(|| is([1001, 1001, 3, 1001])).unwrap();
+        GroupGuard::assume(1001).unwrap().run(|| is([1001, 1001, 3, 1001]));
         is([3; 4]);
         GroupGuard::assume(1001).unwrap().drop_permanently().unwrap();
         is([1001; 4]);
@@ -100,7 +100,7 @@ fn set_group_id_program_becomes_its_user() {
     };
     let ours = || {
         without_privilege();
-        GroupGuard::assume(3).unwrap().run(|| is([3, 3, 50, 3])).unwrap();
+        GroupGuard::assume(3).unwrap().run(|| is([3, 3, 50, 3]));
         is([3, 50, 50, 50]);
     };
     theirs_and_ours([3, 50, 50, 50], theirs, ours);
@@ -133,7 +133,7 @@ fn saved_or_filesystem_id_is_another() {
         is([3, 4, 4, 4]);
     };
     let ours = || {
-        GroupGuard::assume_real(1003).unwrap().run(|| is([1003, 4, 5, 4])).unwrap();
+        GroupGuard::assume_real(1003).unwrap().run(|| is([1003, 4, 5, 4]));
         is([3, 4, 5, 7]);
     };
     theirs_and_ours([3, 4, 5, 7], theirs, ours);
@@ -146,7 +146,7 @@ fn nothing_is_named() {
         is([3; 4]);
     };
     let ours = || {
-        GroupChange::new().assume().unwrap().run(|| is([3, 3, 3, 7])).unwrap();
+        GroupChange::new().assume().unwrap().run(|| is([3, 3, 3, 7]));
         is([3, 3, 3, 7]);
     };
     theirs_and_ours([3, 3, 3, 7], theirs, ours);
@@ -216,7 +216,7 @@ fn number_of_the_user() {
         is([0; 4]);
     };
     theirs_and_ours([3; 4], theirs, || {
-        GroupGuard::assume(1005).unwrap().run(|| is([1005, 1005, 3, 1005])).unwrap();
+        GroupGuard::assume(1005).unwrap().run(|| is([1005, 1005, 3, 1005]));
         is([3; 4]);
     });
 }
@@ -267,7 +267,7 @@ fn supplementary_groups_of_root() {
     let ours = || {
         start();
         let guard = GroupChange::new().effective(1004).no_supplementary().assume().unwrap();
-        guard.run(|| assert_eq!(groups(), [0u32; 0])).unwrap();
+        guard.run(|| assert_eq!(groups(), [0u32; 0]));
         assert_eq!(groups(), [0, 7]);
     };
     theirs_and_ours([0; 4], theirs, ours);
@@ -308,13 +308,13 @@ fn way_back_refused() {
         refuse_the_way_back_to_3();
         let assume = || GroupChange::new().effective(1004).assume().unwrap();
         kernel::aborts(|| drop(assume()));
-        assert!(matches!(assume().run(|| ()), Err(Error::NotRestored { .. })));
+        assert!(matches!(assume().run(|| ()), Err(RestoreError::Refused { .. })));
     };
     theirs_and_ours([3; 4], theirs, ours);
     from([3; 4], || {
         refuse_the_way_back_to_3();
         let guard = GroupChange::new().effective(1004).assume().unwrap();
-        assert!(matches!(guard.restore(), Err(Error::NotRestored { .. })));
+        assert!(matches!(guard.restore(), Err(RestoreError::Refused { .. })));
     });
 }
 
@@ -412,7 +412,7 @@ fn set_group_id_program_takes_its_group_as_real() {
     };
     let ours = || {
         without_privilege();
-        GroupGuard::assume(50).unwrap().run(|| is([50, 50, 3, 50])).unwrap();
+        GroupGuard::assume(50).unwrap().run(|| is([50, 50, 3, 50]));
         is([3, 50, 50, 50]);
     };
     theirs_and_ours([3, 50, 50, 50], theirs, ours);
@@ -669,12 +669,12 @@ fn way_back_is_fatal() {
         refuse_the_way_back_to_3();
         let assume = || GroupChange::new().effective(1004).assume().unwrap();
         kernel::aborts(|| drop(assume()));
-        assert!(matches!(assume().run(|| ()), Err(Error::NotRestored { .. })));
+        assert!(matches!(assume().run(|| ()), Err(RestoreError::Refused { .. })));
     });
     from([3; 4], || {
         refuse_the_way_back_to_3();
         let guard = GroupChange::new().effective(1004).assume().unwrap();
-        assert!(matches!(guard.restore(), Err(Error::NotRestored { .. })));
+        assert!(matches!(guard.restore(), Err(RestoreError::Refused { .. })));
     });
 }
 

@@ -10,7 +10,7 @@ use crate::common::calls;
 use crate::common::kernel::{self, CAP_SETGID, Ids};
 use crate::common::sandbox::{self, Answer};
 use crate::common::{self, Case};
-use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, PermanentDrop};
+use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, PermanentDrop, RestoreError};
 
 pub const CASES: &[Case] = cases![
     Setgid: where_the_work_fails_or_panics,
@@ -81,7 +81,7 @@ fn the_filesystem_id() {
 /// a parent-death signal was set (`PR_SET_PDEATHSIG`)
 fn the_parent_death_signal() {
     kernel::set_death_signal(libc::SIGUSR1);
-    GroupGuard::assume(1004).unwrap().run(is_group_1004).unwrap().unwrap();
+    GroupGuard::assume(1004).unwrap().run(is_group_1004).unwrap();
     assert_eq!(kernel::death_signal(), libc::SIGUSR1);
     by_hand(is_group_1004).unwrap();
     assert_eq!(kernel::death_signal(), 0);
@@ -119,7 +119,7 @@ fn a_filter_that_only_says_done() {
         Ok(())
     };
     by_hand(is_as_before).unwrap();
-    assert!(matches!(GroupGuard::assume(1004), Err(Error::Call { .. })));
+    assert!(matches!(GroupGuard::assume(1004), Err(Error::SyscallFailed { .. })));
 }
 
 /// the kernel refuses the way back
@@ -134,7 +134,7 @@ fn a_way_back_that_is_refused() {
     });
     let line = kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap()));
     assert!(line.contains("cannot go back to real 3, effective 3"), "{line}");
-    assert!(matches!(GroupGuard::assume(1004).unwrap().run(is_group_1004), Err(Error::NotRestored { .. })));
+    assert!(matches!(GroupGuard::assume(1004).unwrap().run(is_group_1004), Err(RestoreError::Refused { .. })));
 }
 
 fn what_cannot_be_undone() {
@@ -150,14 +150,14 @@ fn a_number_that_has_no_name() {
     let named = |gid: &u32| nix::unistd::Group::from_gid((*gid).into()).expect("the database").is_some();
     let nameless = (9000..10_000).find(|gid| !named(gid)).expect("a number without a name");
     let before = kernel::ids();
-    GroupGuard::assume(nameless).unwrap().run(|| assert_eq!(kernel::ids()[1], nameless)).unwrap();
+    GroupGuard::assume(nameless).unwrap().run(|| assert_eq!(kernel::ids()[1], nameless));
     assert_eq!(kernel::ids(), before);
 }
 
 /// Every call of the table, as it stands there.
 #[allow(unused, reason = "it is compiled, and never run")]
 fn which_call(group: Gid, groups: Vec<Gid>, [one, other, user]: [u32; 3], longest: Duration, work: fn()) -> Result<(), Error> {
-    GroupGuard::assume_on_thread(group)?.run(work)?;
+    GroupGuard::assume_on_thread(group)?.run(work);
     let _guard = GroupGuard::assume_on_thread(group)?;
     let _guard = GroupGuard::assume(group)?;
     GroupGuard::assume_effective(group)?;

@@ -9,7 +9,7 @@ use crate::common::calls;
 use crate::common::guard::SCOPES;
 use crate::common::kernel::{self, Namespace};
 use crate::common::sandbox;
-use privilege_guard::{Denial, Error, Gid, GroupChange, GroupGuard, NoReturn};
+use privilege_guard::{Error, Gid, GroupChange, GroupGuard, IrreversibleReason, LookupError, PermissionDeniedReason};
 
 pub const CASES: &[Case] = cases![
     Nothing: leave_alone_is_no_group,
@@ -64,11 +64,11 @@ fn says(error: Error, kind: ErrorKind, words: &[&str]) {
 }
 
 #[track_caller]
-fn says_denied(change: GroupChange, expected: Denial, words: &[&str]) {
+fn says_denied(change: GroupChange, expected: PermissionDeniedReason, words: &[&str]) {
     let ids = kernel::ids();
     let error = refused(change.clone());
     match &error {
-        Error::NotPermitted { asked, ids: told, reason } => {
+        Error::NotPermitted { requested, ids: told, reason } => {
             assert_eq!((asked, *reason), (&change, expected));
             assert_eq!([told.real, told.effective, told.saved, told.filesystem], ids.map(Gid::from));
         }
@@ -79,10 +79,10 @@ fn says_denied(change: GroupChange, expected: Denial, words: &[&str]) {
 }
 
 #[track_caller]
-fn says_irreversible(change: GroupChange, expected: NoReturn, words: &[&str]) {
+fn says_irreversible(change: GroupChange, expected: IrreversibleReason, words: &[&str]) {
     let error = refused(change.clone());
     match &error {
-        Error::Irreversible { asked, reason, .. } => assert_eq!((asked, *reason), (&change, expected)),
+        Error::Irreversible { requested, reason, .. } => assert_eq!((asked, *reason), (&change, expected)),
         other => panic!("{other:?}"),
     }
     says(error, ErrorKind::PermissionDenied, &[words, &[&change.to_string()]].concat());
@@ -113,7 +113,7 @@ fn leave_alone_is_no_group() {
 fn texts_that_are_no_group_ids() {
     for text in ["", "-1", "+1004", "4294967295", "4294967296", "18446744073709551616", "1004 ", "0x3ec", "1e3", "root", "\u{661}"] {
         let error = text.parse::<Gid>().unwrap_err();
-        assert!(matches!(&error, Error::NotAGid { text: told } if told == text), "{error:?}");
+        assert!(matches!(&error, LookupError::ParseGid { text: told } if told == text), "{error:?}");
         says(error, ErrorKind::InvalidInput, &[&format!("{text:?}"), "decimal digits", "from_group_name"]);
     }
     assert_eq!("4294967294".parse::<Gid>().unwrap(), Gid::from_raw(4_294_967_294));
@@ -123,7 +123,7 @@ fn a_name_that_no_group_has() {
     // A number is not a name, and nor is what a C string cannot hold.
     for name in ["no-such-group", "1004", "", "-1"] {
         let error = Gid::from_group_name(name).unwrap_err();
-        assert!(matches!(&error, Error::UnknownGroup { name: told } if told == name), "{error:?}");
+        assert!(matches!(&error, LookupError::UnknownGroup { name: told } if told == name), "{error:?}");
         says(error, ErrorKind::NotFound, &[&format!("{name:?}"), "getent group"]);
     }
     assert!(Gid::from_group_name("ro\0ot").is_err());
@@ -153,7 +153,7 @@ fn privileged_changes() -> [GroupChange; 6] {
 fn an_ordinary_user_may_not() {
     kernel::set_death_signal(libc::SIGTERM);
     for change in privileged_changes() {
-        says_denied(change, Denial::NoCapability, &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"]);
+        says_denied(change, PermissionDeniedReason::NoCapability, &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"]);
     }
     println!("= {} changes refused to an ordinary user, nothing changed", privileged_changes().len() * SCOPES.len());
 }
@@ -163,7 +163,7 @@ fn without_cap_setgid() {
     kernel::give_up_capabilities(kernel::CAP_SETGID);
     kernel::set_death_signal(libc::SIGTERM);
     for change in privileged_changes() {
-        says_denied(change, Denial::NoCapability, &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"]);
+        says_denied(change, PermissionDeniedReason::NoCapability, &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"]);
     }
     for scope in SCOPES {
         let own = GroupChange::both(1001).supplementary([1010]);
@@ -176,7 +176,7 @@ fn cap_setgid_held_but_not_effective() {
     kernel::lower_capabilities(kernel::CAP_SETGID);
     kernel::set_death_signal(libc::SIGTERM);
     for change in privileged_changes() {
-        says_denied(change, Denial::NotEffective, &["CAP_SETGID", "permitted set but not in the effective one"]);
+        says_denied(change, PermissionDeniedReason::NotEffective, &["CAP_SETGID", "permitted set but not in the effective one"]);
     }
     kernel::raise_capabilities(kernel::CAP_SETGID);
     GroupGuard::assume(4711).unwrap().restore().unwrap();
@@ -187,7 +187,7 @@ fn a_filter_refuses_the_ids() {
     kernel::set_death_signal(libc::SIGTERM);
     sandbox::refuse(calls::SYS_setresgid, &[]);
     for change in [GroupChange::both(4711), GroupChange::new().effective(4711), GroupChange::both(4711).supplementary([4711])] {
-        says_denied(change, Denial::Sandbox, &["although CAP_SETGID is effective", "seccomp"]);
+        says_denied(change, PermissionDeniedReason::FilteredOrLsm, &["although CAP_SETGID is effective", "seccomp"]);
     }
 }
 
@@ -196,7 +196,7 @@ fn a_filter_refuses_the_groups() {
     kernel::set_death_signal(libc::SIGTERM);
     sandbox::refuse(calls::SYS_setgroups, &[]);
     for change in [GroupChange::new().no_supplementary(), GroupChange::both(4711).supplementary([4711])] {
-        says_denied(change, Denial::Sandbox, &["although CAP_SETGID is effective", "seccomp"]);
+        says_denied(change, PermissionDeniedReason::FilteredOrLsm, &["although CAP_SETGID is effective", "seccomp"]);
     }
 }
 
@@ -211,7 +211,7 @@ fn a_filter_answers_another_errno() {
     ] {
         let error = refused(change.clone());
         match &error {
-            Error::Call { call, asked, source, .. } => {
+            Error::SyscallFailed { call, requested, requested, .. } => {
                 assert_eq!((*call, asked, source.raw_os_error()), (call_made, &change, Some(errno)));
             }
             other => panic!("{other:?}"),
@@ -228,7 +228,7 @@ fn an_id_that_would_be_lost() {
     kernel::set_death_signal(libc::SIGTERM);
     for change in [GroupChange::both(1001), GroupChange::both(1003), GroupChange::both(1002)] {
         let ids = "real 1001, effective 1002, saved 1003, filesystem 1002";
-        says_irreversible(change, NoReturn::WouldBeLost, &[ids, "without CAP_SETGID", "assume_effective", "PermanentDrop"]);
+        says_irreversible(change, IrreversibleReason::CapabilityRequired, &[ids, "without CAP_SETGID", "assume_effective", "PermanentDrop"]);
     }
     for scope in SCOPES {
         let swapped = GroupChange::new().real(1002).effective(1001);
@@ -240,7 +240,7 @@ fn an_odd_filesystem_id_that_would_be_lost() {
     kernel::start_from([1001, 1001, 1001, 1009], &[]);
     kernel::give_up_capabilities(kernel::CAP_SETGID);
     for change in [GroupChange::both(1001), GroupChange::new().effective(1001), GroupChange::new().real(1001)] {
-        says_irreversible(change, NoReturn::WouldBeLost, &["filesystem 1009"]);
+        says_irreversible(change, IrreversibleReason::CapabilityRequired, &["filesystem 1009"]);
     }
 }
 
@@ -259,7 +259,7 @@ fn an_id_without_mapping() {
             GroupChange::both(1004).supplementary([6]),
         ] {
             let error = refused(change.clone());
-            assert!(matches!(&error, Error::NoMapping { asked, .. } if *asked == change), "{error:?}");
+            assert!(matches!(&error, Error::UnmappedGid { requested, .. } if *asked == change), "{error:?}");
             let ids = "real 1, effective 2, saved 3, filesystem 2";
             says(error, ErrorKind::InvalidInput, &[&change.to_string(), ids, "not mapped in this user namespace", "/proc/self/gid_map"]);
         }
@@ -271,7 +271,7 @@ fn a_group_without_mapping() {
     kernel::passes_in(PART, || {
         for change in [GroupChange::new().supplementary([1004]), GroupChange::both(6).supplementary([7, 65534])] {
             let error = refused(change.clone());
-            assert!(matches!(&error, Error::NoMapping { asked, .. } if *asked == change), "{error:?}");
+            assert!(matches!(&error, Error::UnmappedGid { requested, .. } if *asked == change), "{error:?}");
             says(error, ErrorKind::InvalidInput, &[&change.to_string(), "not mapped"]);
         }
         GroupChange::both(6).supplementary([7, 100]).assume().unwrap().restore().unwrap();
@@ -282,7 +282,7 @@ fn a_group_without_mapping() {
 fn setgroups_denied_in_the_namespace() {
     kernel::passes_in(Namespace { denies_setgroups: true, ..PART }, || {
         for change in [GroupChange::new().no_supplementary(), GroupChange::both(6).supplementary([7])] {
-            says_denied(change, Denial::SetgroupsDenied, &["setgroups is denied in this user namespace", "--map-auto"]);
+            says_denied(change, PermissionDeniedReason::SetgroupsDenied, &["setgroups is denied in this user namespace", "--map-auto"]);
         }
         GroupGuard::assume(6).unwrap().restore().unwrap();
     });
@@ -295,12 +295,12 @@ fn setgroups_denied_in_the_namespace_of_an_ordinary_user() {
         groups.push(0);
         let change = GroupChange::both(0).supplementary(groups.clone());
         if groups.contains(&65534) {
-            says_irreversible(change, NoReturn::Unmapped, &["65534"]);
+            says_irreversible(change, IrreversibleReason::Unmapped, &["65534"]);
         } else {
-            says_denied(change, Denial::SetgroupsDenied, &["setgroups is denied in this user namespace"]);
+            says_denied(change, PermissionDeniedReason::SetgroupsDenied, &["setgroups is denied in this user namespace"]);
         }
         let error = refused(GroupChange::both(1004));
-        assert!(matches!(error, Error::NoMapping { .. }), "{error:?}");
+        assert!(matches!(error, Error::UnmappedGid { .. }), "{error:?}");
     });
     println!("= {}", if ran { "refused in a user namespace of its own" } else { "no user namespace can be made here" });
 }
@@ -316,7 +316,7 @@ fn an_unmapped_id_to_be_put_back() {
         kernel::passes_in(Namespace { ids, ..PART }, || {
             kernel::set_death_signal(libc::SIGTERM);
             for change in changes {
-                says_irreversible(change, NoReturn::Unmapped, &words);
+                says_irreversible(change, IrreversibleReason::Unmapped, &words);
             }
         });
     }
@@ -324,14 +324,14 @@ fn an_unmapped_id_to_be_put_back() {
     let all_but_one = Namespace { ids: [65535, 2, 2, 2], gid_map: "0 0 65535\n65536 65536 4294901759\n", ..PART };
     kernel::passes_in(all_but_one, || {
         assert_eq!(kernel::ids()[0], 65534);
-        says_irreversible(GroupChange::both(3), NoReturn::Unmapped, &words);
+        says_irreversible(GroupChange::both(3), IrreversibleReason::Unmapped, &words);
     });
 }
 
 fn an_unmapped_group_to_be_put_back() {
     kernel::passes_in(Namespace { groups: &[4, 1000], ..PART }, || {
         for change in [GroupChange::new().no_supplementary(), GroupChange::both(6).supplementary([7])] {
-            says_irreversible(change, NoReturn::Unmapped, &["65534", "may have no mapping"]);
+            says_irreversible(change, IrreversibleReason::Unmapped, &["65534", "may have no mapping"]);
         }
         GroupGuard::assume(6).expect("groups that stay are no reason").restore().unwrap();
         assert_eq!(kernel::identity().groups, [4, 65534]);
@@ -389,7 +389,7 @@ fn an_unreadable_gid_map() {
         assert!(std::fs::read_to_string("/proc/self/gid_map").is_err());
         for scope in SCOPES {
             let error = scope.assume(GroupChange::both(4)).unwrap_err();
-            assert!(matches!(error, Error::Irreversible { reason: NoReturn::Unmapped, .. }), "{error:?}");
+            assert!(matches!(error, Error::Irreversible { reason: IrreversibleReason::Unmapped, .. }), "{error:?}");
             assert_eq!(kernel::ids_by_calls(), [65534, 3, 3, 3]);
 
             let guard = scope.assume(GroupChange::new().effective(4)).unwrap();
@@ -411,7 +411,7 @@ fn errors_pass_through_the_question_mark() {
     }
     assert_eq!(into_io().unwrap_err().kind(), ErrorKind::InvalidInput);
     let error = into_box().unwrap_err();
-    assert!(matches!(error.downcast_ref(), Some(Error::NotAGid { text }) if text == "-1"), "{error:?}");
+    assert!(matches!(error.downcast_ref(), Some(LookupError::ParseGid { text }) if text == "-1"), "{error:?}");
 }
 
 /// The map has 65534, as that of most containers has, but is not whole.

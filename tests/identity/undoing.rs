@@ -12,7 +12,7 @@ use crate::common::calls;
 use crate::common::guard::{Guard, SCOPES, Scope};
 use crate::common::kernel;
 use crate::common::sandbox::{self, Answer};
-use privilege_guard::{Error, GroupChange, GroupGuard, Holder};
+use privilege_guard::{ConflictingGuard, Error, GroupChange, GroupGuard, RestoreError};
 
 pub const CASES: &[Case] = cases![
     Setgid: the_second_half_refused_undoes_the_first,
@@ -112,7 +112,7 @@ fn at_every_step_of_an_undoing(judge: impl Fn(Guard, Scope, Answer, Filtered, &s
 
 fn is_not_restored(error: &Error, expected: &str) {
     match error {
-        Error::NotRestored { original, call, .. } => {
+        RestoreError::Refused { original, call, .. } => {
             assert_eq!(*call, expected);
             assert_eq!([original.real, original.effective, original.saved, original.filesystem].map(|gid| gid.as_raw()), START);
         }
@@ -199,7 +199,7 @@ fn a_change_that_is_answered_but_not_made_is_undone() {
                 filtered.answers(NOT_DONE);
                 for change in [change(), change().effective(1005)] {
                     match scope.assume(change.clone()).unwrap_err() {
-                        Error::Call { call, asked, .. } => assert_eq!((call, asked), (call_made, change)),
+                        Error::SyscallFailed { call, requested, .. } => assert_eq!((call, asked), (call_made, change)),
                         other => panic!("{other:?}"),
                     }
                     assert_eq!(kernel::state(), before);
@@ -217,7 +217,7 @@ fn the_second_half_answered_but_not_made_undoes_the_first() {
             let before = kernel::state();
             SET_IDS.answers(NOT_DONE);
             let error = scope.assume(GroupChange::new().real(1004).supplementary([1020])).unwrap_err();
-            assert!(matches!(error, Error::Call { call: "setresgid", .. }), "{error:?}");
+            assert!(matches!(error, Error::SyscallFailed { call: "setresgid", .. }), "{error:?}");
             assert_eq!(kernel::state(), before);
         });
     }
@@ -230,7 +230,7 @@ fn groups_that_cannot_be_read_back_are_undone() {
             let before = start();
             sandbox::refuse(calls::SYS_getgroups, &[(0, 1)]);
             let error = scope.assume(change()).unwrap_err();
-            assert!(matches!(error, Error::Call { call: "setgroups", .. }), "{error:?}");
+            assert!(matches!(error, Error::SyscallFailed { call: "setgroups", .. }), "{error:?}");
             assert_eq!(kernel::state(), before);
         });
     }
@@ -242,7 +242,7 @@ fn a_death_signal_that_cannot_be_set_refuses_the_change() {
             let before = start();
             SET_SIGNAL.answers(REFUSED);
             let error = scope.assume(change()).unwrap_err();
-            assert!(matches!(error, Error::Call { call: "prctl(PR_SET_PDEATHSIG)", .. }), "{error:?}");
+            assert!(matches!(error, Error::SyscallFailed { call: "prctl(PR_SET_PDEATHSIG)", .. }), "{error:?}");
             assert_eq!(kernel::state(), before);
             scope.assume(GroupChange::new().no_supplementary()).expect("a change that clears no signal").restore().unwrap();
             assert_eq!(kernel::state(), before);
@@ -274,7 +274,7 @@ fn ids_that_cannot_be_read_refuse_the_change() {
                 let before = start();
                 filtered.answers(REFUSED);
                 match scope.assume(change()).unwrap_err() {
-                    Error::Unreadable { call, source } => {
+                    Error::ReadFailed { call, source } => {
                         assert_eq!((call, source.raw_os_error()), (name, Some(libc::EPERM)));
                     }
                     other => panic!("{other:?}"),
@@ -287,7 +287,7 @@ fn ids_that_cannot_be_read_refuse_the_change() {
             let before = start();
             sandbox::refuse(libc::SYS_capget, &[]);
             let error = scope.assume(GroupChange::both(1001)).unwrap_err();
-            assert!(matches!(error, Error::Unreadable { call: "capget", .. }), "{error:?}");
+            assert!(matches!(error, Error::ReadFailed { call: "capget", .. }), "{error:?}");
             assert_eq!(kernel::state(), before);
         });
     }
@@ -301,7 +301,7 @@ fn what_cannot_be_read_inside_fails_the_restore() {
                 let guard = scope.assume(change()).unwrap();
                 filtered.answers(REFUSED);
                 let error = guard.restore().unwrap_err();
-                assert!(matches!(error, Error::NotRestored { .. }), "{error:?}");
+                assert!(matches!(error, RestoreError::Refused { .. }), "{error:?}");
             });
         }
     }
@@ -322,10 +322,10 @@ fn after_a_failed_restore_the_guard_counts_as_alive() {
             failed(scope);
             let process = std::thread::spawn(|| GroupGuard::assume(1005).map(drop)).join().unwrap();
             match (scope, process) {
-                (Scope::Process, Err(Error::Busy { holder: Holder::ProcessGuard { thread_id, .. } })) => {
+                (Scope::Process, Err(Error::Busy { conflict: ConflictingGuard::ProcessGuard { thread_id, .. } })) => {
                     assert_eq!(thread_id, kernel::gettid().unsigned_abs());
                 }
-                (Scope::Thread, Err(Error::Busy { holder: Holder::ThreadGuards { threads: 1 } })) => {}
+                (Scope::Thread, Err(Error::Busy { conflict: ConflictingGuard::ThreadGuards { threads: 1 } })) => {}
                 (_, other) => panic!("{other:?}"),
             }
             let thread = std::thread::spawn(|| GroupGuard::assume_on_thread(1005).map(drop)).join().unwrap();
@@ -342,7 +342,7 @@ fn a_failed_restore_stops_the_guards_around_it() {
             let outer = scope.assume(GroupChange::both(1004)).unwrap();
             let inner = scope.assume(GroupChange::both(1005)).unwrap();
             sandbox::refuse(calls::SYS_setresgid, &[(0, 1004)]);
-            assert!(matches!(inner.restore(), Err(Error::NotRestored { .. })));
+            assert!(matches!(inner.restore(), Err(RestoreError::Refused { .. })));
             outer
         };
         let line = kernel::aborts(|| drop(inner_fails()));
@@ -350,12 +350,12 @@ fn a_failed_restore_stops_the_guards_around_it() {
         kernel::passes_in_child(|| {
             // Its own way back is open, and not taken: it would skip the one that failed.
             let restored = inner_fails().restore();
-            assert!(matches!(restored, Err(Error::InnerGuardAlive)), "{restored:?}");
+            assert!(matches!(restored, Err(Error::NotInnermost)), "{restored:?}");
             assert_eq!(kernel::getresgid()[..2], [1005, 1005]);
         });
         kernel::passes_in_child(|| {
             let run = inner_fails().run(|| panic!("called"));
-            assert!(matches!(run, Err(Error::InnerGuardAlive)), "{run:?}");
+            assert!(matches!(run, Err(Error::NotInnermost)), "{run:?}");
             assert_eq!(kernel::getresgid()[..2], [1005, 1005]);
         });
     }
@@ -433,9 +433,9 @@ fn everybody_is_told_and_aborted() {
     for scope in SCOPES {
         kernel::passes_in_child(|| {
             let error = own_guard_that_cannot_be_undone(scope).restore().unwrap_err();
-            assert!(matches!(error, Error::NotRestored { call: "setresgid", .. }), "{error:?}");
+            assert!(matches!(error, RestoreError::Refused { call: "setresgid", .. }), "{error:?}");
             let error = own_guard_that_cannot_be_undone(scope).run(|| 7).unwrap_err();
-            assert!(matches!(error, Error::NotRestored { call: "setresgid", .. }), "{error:?}");
+            assert!(matches!(error, RestoreError::Refused { call: "setresgid", .. }), "{error:?}");
         });
         let line = kernel::aborts(|| drop(own_guard_that_cannot_be_undone(scope)));
         is_one_line(&line, &["setresgid", "Operation not permitted", "aborting"]);
