@@ -47,7 +47,7 @@ fn try_setregid(real: Option<u32>, effective: Option<u32>) -> Outcome<Option<Err
             let inside = Identity::read()?;
             verify("real group", inside.real, real.unwrap_or(before.real))?;
             verify("effective group", inside.effective, effective.unwrap_or(before.effective))?;
-            guard.restore()?;
+            guard.restore().map_err(|error| error.to_string())?;
             None
         }
         Err(error @ Error::NotPermitted { .. }) => {

@@ -64,8 +64,8 @@ fn inside_spawn_blocking() -> Outcome {
     let own = group_of_this_thread();
     let runtime = several_threads();
     let (inside, after) = runtime.block_on(async {
-        let work = || GroupGuard::assume_on_thread(GROUP)?.run(group_of_this_thread);
-        let inside = spawn_blocking(work).await.expect("the work");
+        let work = || GroupGuard::assume_on_thread(GROUP).map(|guard| guard.run(group_of_this_thread));
+        let inside = spawn_blocking(work).await.expect("the work")?;
         Ok::<_, Error>((inside, spawn_blocking(group_of_this_thread).await.expect("the work")))
     })?;
     verify("group in spawn_blocking, under a guard of its own", inside, GROUP)?;
@@ -80,7 +80,8 @@ fn held_in_block_on() -> Outcome {
         runtime.block_on(async {
             let guard = GroupGuard::assume_on_thread(GROUP)?;
             let other = tokio::spawn(async { group_of_this_thread() }).await.expect("the other task");
-            guard.restore().map(|()| other)
+            drop(guard);
+            Ok::<_, Error>(other)
         })
     };
     let (several, one) = (held(several_threads())?, held(one_thread())?);
@@ -95,7 +96,8 @@ fn held_in_a_local_set() -> Outcome {
         let holder = spawn_local(async {
             let guard = GroupGuard::assume_on_thread(GROUP)?;
             yield_now().await; // here the guard is in the way of everybody else
-            guard.restore()
+            drop(guard);
+            Ok::<_, Error>(())
         });
         let other = spawn_local(async { group_of_this_thread() });
         let wrong = other.await.expect("the other task");
@@ -120,7 +122,7 @@ fn a_pool_started_under_a_guard() -> Outcome {
     let runtime = with_pool_of(1);
     let guard = GroupGuard::assume_on_thread(GROUP)?;
     let first = runtime.spawn_blocking(group_of_this_thread);
-    guard.restore()?;
+    drop(guard);
     runtime.block_on(first).expect("the work");
     let later = runtime.block_on(runtime.spawn_blocking(group_of_this_thread)).expect("the work");
 
@@ -137,7 +139,7 @@ fn a_pool_started_under_a_guard() -> Outcome {
     }
     let guard = GroupGuard::assume_on_thread(GROUP)?;
     let work = runtime.spawn_blocking(group_of_this_thread);
-    guard.restore()?;
+    drop(guard);
     let warm = runtime.block_on(work).expect("the work");
     verify("group of a blocking pool that was first used under a guard, ever after", later, GROUP)?;
     verify("group of a blocking pool that was started before", warm, own)

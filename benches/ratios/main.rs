@@ -16,7 +16,7 @@ use privilege_guard::GroupGuard;
 use work::{Sleepers, Work};
 
 fn main() {
-    if let Err(error) = GroupGuard::assume_on_thread(work::GROUP).and_then(GroupGuard::restore) {
+    if let Err(error) = GroupGuard::assume_on_thread(work::GROUP).map(drop) {
         println!("no table without CAP_SETGID, as root has it: {error}");
         return;
     }

@@ -42,17 +42,17 @@ pub fn exit_code(outcome: Outcome) -> ExitCode {
 
 /// Runs the example; where it is refused for want of privilege, once more in a user namespace.
 pub fn run(example: impl FnOnce() -> Outcome) -> ExitCode {
-    use privilege_guard::Error::{Irreversible, NoMapping, NotPermitted};
+    use privilege_guard::Error::{Irreversible, UnmappedGid, NotPermitted};
     if kernel::is_child_that_shows_its_group() {
         return ExitCode::SUCCESS;
     }
     let run = || {
         let before = Identity::read()?;
         match run_to_the_end(example) {
-            Err(refusal) if matches!(refusal.downcast_ref(), Some(NotPermitted { .. } | Irreversible { .. } | NoMapping { .. })) => {
+            Err(refusal) if matches!(refusal.downcast_ref(), Some(NotPermitted { .. } | Irreversible { .. } | UnmappedGid { .. })) => {
                 eprintln!("{refusal}");
                 verify("identity, unchanged by the refusal", Identity::read()?, before)?;
-                let is_mapped = !matches!(refusal.downcast_ref(), Some(NoMapping { .. }));
+                let is_mapped = !matches!(refusal.downcast_ref(), Some(UnmappedGid { .. }));
                 run_in_user_namespace(if is_mapped { CAP_SETGID } else { "a user namespace that maps the group" })
             }
             outcome => outcome,

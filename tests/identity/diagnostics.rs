@@ -6,7 +6,7 @@ use crate::common::kernel::{self, CAP_SETGID, Namespace};
 use crate::common::sandbox;
 use crate::common::sibling::Sibling;
 use crate::common::{self, Case};
-use privilege_guard::{DropError, Error, Gid, GroupChange, GroupGuard, PermanentDrop};
+use privilege_guard::{RestoreError, DropError, Gid, GroupChange, GroupGuard, PermanentDrop};
 
 pub const CASES: &[Case] = cases![
     Nothing: every_quote_is_compared,
@@ -90,7 +90,7 @@ fn what_the_compiler_says() {
 fn a_named_guard_lives_and_an_unnamed_one_does_not() {
     let outer = GroupChange::new().assume().unwrap();
     let _named = GroupChange::new().assume().unwrap();
-    assert!(matches!(outer.restore(), Err(Error::NotInnermost)));
+    assert!(matches!(outer.restore(), Err(RestoreError::NotInnermost)));
     drop(_named);
     let outer = GroupChange::new().assume().unwrap();
     let _ = GroupChange::new().assume().unwrap();

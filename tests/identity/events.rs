@@ -12,7 +12,7 @@ use crate::common::kernel;
 use crate::common::sandbox;
 use crate::common::subscriber::{Told, asked, listen, listen_and, listen_and_when_asked, told, told_once};
 use crate::common::{self, Case};
-use privilege_guard::{DropReport, Error, GroupChange, GroupGuard, GroupIds, PermanentDrop};
+use privilege_guard::{DropError, DropReport, Error, GroupChange, GroupGuard, GroupIds, PermanentDrop};
 use tracing::Level;
 
 pub const CASES: &[Case] = cases![
@@ -47,7 +47,7 @@ fn group() -> u32 {
     if common::environment() == common::Environment::Root { 1004 } else { kernel::getresgid()[0] }
 }
 
-const ENDS: [fn(Guard); 3] = [drop, |guard| guard.restore().unwrap(), |guard| guard.run(|| ()).unwrap()];
+const ENDS: [fn(Guard); 3] = [drop, |guard| guard.restore().unwrap(), |guard| guard.run(|| ())];
 
 fn is_end(told: &Told, scope: Scope, asked: &str) {
     assert_eq!((told.target.as_str(), told.level), ("privilege_guard", Level::DEBUG));
@@ -390,7 +390,7 @@ fn a_subscriber_that_uses_a_guard_on_a_refusal_is_told_once() {
 
 fn a_permanent_drop_is_told_once_as_the_new_group() {
     listen();
-    let drops: [fn() -> Result<DropReport, Error>; 2] =
+    let drops: [fn() -> Result<DropReport, DropError>; 2] =
         [|| PermanentDrop::to_group(33).apply(), || GroupGuard::assume(33)?.drop_permanently()];
     for drop in drops {
         kernel::passes_in_child(|| {

@@ -316,7 +316,8 @@ impl Row<'_> {
             }
             Operation::Run => {
                 let guard = assume(&setting.assumed);
-                put_back(window.during(|| guard.run(|| ())), &start)
+                window.during(|| guard.run(|| ()));
+                put_back(Ok(()), &start)
             }
             Operation::Drop => {
                 let guard = assume(&setting.assumed);
@@ -427,7 +428,6 @@ fn all_or_nothing<T>(made: Result<T, Error>, before: &State, after: &State) -> R
     let now = State::now();
     let (outcome, expected) = match &made {
         Ok(_) => (Outcome::Exact, after),
-        Err(RestoreError::Refused { .. } | DropError::StillPrivileged { .. }) => return Err("an error of another operation".into()),
         Err(_) => (Outcome::Unchanged, before),
     };
     let said = made.as_ref().err().map_or("Ok".into(), Error::to_string);
@@ -435,7 +435,7 @@ fn all_or_nothing<T>(made: Result<T, Error>, before: &State, after: &State) -> R
     expect(outcome, &said, &now, expected)
 }
 
-fn put_back(ended: Result<(), Error>, original: &State) -> Result<Outcome, String> {
+fn put_back(ended: Result<(), RestoreError>, original: &State) -> Result<Outcome, String> {
     match ended {
         Ok(()) => expect(Outcome::Exact, "Ok", &State::now(), original),
         Err(RestoreError::Refused { .. }) => Ok(Outcome::Told),
@@ -448,7 +448,7 @@ fn expect(outcome: Outcome, said: &str, now: &State, expected: &State) -> Result
 }
 
 fn for_good(
-    made: Result<DropReport, Error>,
+    made: Result<DropReport, DropError>,
     start: &State,
     after: &State,
     siblings: &Siblings,

@@ -123,7 +123,7 @@ fn an_open_descriptor_stays_open() {
 
     is_closed();
     for scope in SCOPES {
-        let mut opened = scope.assume(GroupChange::both(1004)).unwrap().run(open).unwrap().unwrap();
+        let mut opened = scope.assume(GroupChange::both(1004)).unwrap().run(open).unwrap();
         is_closed();
         let mut text = String::new();
         opened.read_to_string(&mut text).unwrap();
@@ -168,7 +168,7 @@ fn a_process_started_under_a_guard_keeps_the_group() {
 
 fn a_thread_started_under_a_thread_guard_keeps_the_group() {
     start();
-    let started = |scope: Scope| scope.assume(GroupChange::both(1004)).unwrap().run(Sibling::start).unwrap();
+    let started = |scope: Scope| scope.assume(GroupChange::both(1004)).unwrap().run(Sibling::start);
     let under_a_thread_guard = started(Scope::Thread);
     assert_eq!((kernel::ids(), under_a_thread_guard.identity().ids), (START, UNDER));
     drop(under_a_thread_guard);
@@ -244,7 +244,7 @@ fn is_left_out<T>(unreached: impl Fn() -> (i32, T)) {
         assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (START, START));
         GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
     });
-    let is_noticed = |drop: Result<privilege_guard::DropReport, Error>| {
+    let is_noticed = |drop: Result<privilege_guard::DropReport, DropError>| {
         let error = drop.unwrap_err();
         assert!(matches!(error, DropError::StillPrivileged { .. }), "{error}");
     };

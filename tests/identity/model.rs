@@ -11,7 +11,7 @@ use crate::cases;
 use crate::common::Case;
 use crate::common::guard::{self, Guard, SCOPES, Scope, raw};
 use crate::common::kernel::{self, Identity, Ids, Watched};
-use privilege_guard::{Error, GroupChange, ConflictingGuard};
+use privilege_guard::{RestoreError, Error, GroupChange, ConflictingGuard};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -318,8 +318,12 @@ impl Model {
                 drop(guard);
             }
             Ending::Restore => {
-                let expected = if self.end(key) { Ok(()) } else { Err(Refusal::InnerGuardAlive) };
-                assert_eq!(guard.restore().as_ref().map(drop).map_err(refusal), expected);
+                let is_restored = self.end(key);
+                match guard.restore() {
+                    Ok(()) => assert!(is_restored),
+                    Err(RestoreError::NotInnermost) => assert!(!is_restored),
+                    Err(error) => panic!("{error}"),
+                }
             }
         }
     }
@@ -327,17 +331,17 @@ impl Model {
     fn run_inside(&mut self, key: usize, guard: Guard, ops: &[Op]) {
         let innermost = self.is_innermost(key);
         let mut left = None;
-        let outcome = guard.run(|| {
+        let run = AssertUnwindSafe(|| guard.run(|| {
             assert!(innermost, "an outer guard's function was called");
             let mut own = vec![];
             self.run(ops, &mut own);
             left = Some(own.iter().map(|(key, _)| *key).collect::<Vec<_>>());
             // What is returned is dropped where the guard could not be undone yet.
             own
-        });
-        assert_eq!(left.is_some(), innermost);
-        let expected = if self.end(key) { Ok(()) } else { Err(Refusal::InnerGuardAlive) };
-        assert_eq!(outcome.as_ref().map(drop).map_err(refusal), expected);
+        }));
+        let outcome = if innermost { Ok(run()) } else { catch_unwind(run) };
+        assert_eq!((outcome.is_ok(), left.is_some()), (innermost, innermost));
+        self.end(key);
         left.into_iter().flatten().for_each(|key| _ = self.end(key));
     }
 

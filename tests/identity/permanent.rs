@@ -8,7 +8,7 @@ use crate::common::ring;
 use crate::common::sandbox::{self, Answer};
 use crate::common::sibling::Sibling;
 use crate::common::{self, Case};
-use privilege_guard::{DropError, DropReport, Error, GroupChange, GroupGuard, LookupError, PermanentDrop};
+use privilege_guard::{Uid, DropError, DropReport, Error, GroupChange, GroupGuard, LookupError, PermanentDrop};
 
 pub const CASES: &[Case] = cases![
     Setgid: root_with_one_thread_keeps_its_user,
@@ -52,7 +52,7 @@ pub const CASES: &[Case] = cases![
 ];
 
 #[track_caller]
-fn refused<T: std::fmt::Debug>(drop: impl FnOnce() -> Result<T, Error>) -> Error {
+fn refused<T: std::fmt::Debug>(drop: impl FnOnce() -> Result<T, DropError>) -> DropError {
     let before = kernel::all_threads();
     let error = drop().expect_err("refused");
     assert_eq!(kernel::all_threads(), before, "{error}");
@@ -102,7 +102,7 @@ fn supplementary_groups_are_those_asked_for() {
 fn to_another_user() {
     start();
     let report = PermanentDrop::to_group(33).user(1234).supplementary([1004]).apply().unwrap();
-    assert_eq!(report.user, Some(1234));
+    assert_eq!(report.user, Some(Uid::from_raw(1234)));
     holds(&report, &[1004], &ALONE());
 }
 
@@ -111,7 +111,7 @@ fn to_an_account() {
     assert!(std::fs::read_to_string("/etc/passwd").unwrap().contains(&format!("www-data:x:{uid}:{gid}:")));
     start();
     let report = PermanentDrop::to_account("www-data").unwrap().apply().unwrap();
-    assert_eq!(report.user, Some(33));
+    assert_eq!(report.user, Some(Uid::from_raw(33)));
     holds(&report, &[33], &ALONE());
 }
 
@@ -324,18 +324,18 @@ fn another_guard_of_another_thread_is_in_the_way() {
 fn a_change_of_two_groups_or_none_is_ambiguous() {
     start();
     let two = || GroupChange::new().real(33).effective(34).assume();
-    assert!(matches!(refused(|| two()?.drop_permanently()), Error::NotOneId { .. }));
+    assert!(matches!(refused(|| two()?.drop_permanently()), DropError::Change(Error::NotOneId { .. })));
     let none = || GroupChange::new().no_supplementary().assume();
-    assert!(matches!(refused(|| none()?.drop_permanently()), Error::NotOneId { .. }));
+    assert!(matches!(refused(|| none()?.drop_permanently()), DropError::Change(Error::NotOneId { .. })));
     let report = GroupGuard::assume_effective(33).unwrap().drop_permanently().unwrap();
     holds(&report, &[], &ALONE());
 }
 
 fn values_that_mean_leave_alone_are_refused() {
-    assert!(matches!(refused(|| PermanentDrop::to_group(u32::MAX).apply()), Error::InvalidGid));
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(u32::MAX).apply()), Error::InvalidUid));
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary([u32::MAX]).apply()), Error::InvalidGid));
-    assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary(0..65537).apply()), Error::TooManyGroups));
+    assert!(matches!(refused(|| PermanentDrop::to_group(u32::MAX).apply()), DropError::Change(Error::InvalidGid)));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).user(u32::MAX).apply()), DropError::Change(Error::InvalidUid)));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary([u32::MAX]).apply()), DropError::Change(Error::InvalidGid)));
+    assert!(matches!(refused(|| PermanentDrop::to_group(33).supplementary(0..65537).apply()), DropError::Change(Error::TooManyGroups)));
     assert!(matches!(PermanentDrop::to_account("no-such-account"), Err(LookupError::UnknownUser { .. })));
 }
 
@@ -344,7 +344,7 @@ fn other_supplementary_groups_need_the_capability() {
     let kernel::Identity { ids: [own, ..], mut groups } = kernel::identity();
     groups.push(1004);
     let error = refused(|| PermanentDrop::to_group(own).supplementary(groups).apply());
-    assert!(matches!(error, Error::NotPermitted { .. }), "{error}");
+    assert!(matches!(error, DropError::Change(Error::NotPermitted { .. })), "{error}");
 }
 
 fn denied_setgroups_is_in_the_way() {
@@ -368,7 +368,7 @@ fn no_mapping_is_in_the_way_also_where_the_old_groups_have_none() {
     kernel::passes_in(Namespace { ids: [0; 4], groups: &[50, 60], ..SUBORDINATE }, || {
         assert_eq!(kernel::identity(), kernel::Identity { ids: [65534; 4], groups: vec![65534; 2] });
         for drop in [PermanentDrop::to_group(70_000), PermanentDrop::to_group(33).supplementary([70_000])] {
-            assert!(matches!(refused(|| drop.apply()), Error::UnmappedGid { .. }));
+            assert!(matches!(refused(|| drop.apply()), DropError::Change(Error::UnmappedGid { .. })));
         }
         let error = refused(|| PermanentDrop::to_group(33).user(70_000).apply());
         assert!(matches!(error, DropError::UnmappedUid { user: 70_000 }), "{error}");
@@ -388,8 +388,8 @@ fn a_setpcap_that_stays_loses_the_bounding_set() {
 fn no_proc_is_in_the_way() {
     kernel::hide("/proc");
     let before = (kernel::getresgid(), kernel::capabilities());
-    assert!(matches!(PermanentDrop::to_group(33).apply(), Err(Error::ThreadsUnreadable { .. })));
-    assert!(matches!(GroupGuard::assume(33).unwrap().drop_permanently(), Err(Error::ThreadsUnreadable { .. })));
+    assert!(matches!(PermanentDrop::to_group(33).apply(), Err(DropError::Change(Error::ThreadsUnreadable { .. }))));
+    assert!(matches!(GroupGuard::assume(33).unwrap().drop_permanently(), Err(DropError::Change(Error::ThreadsUnreadable { .. }))));
     assert_eq!((kernel::getresgid(), kernel::capabilities()), before);
 }
 
@@ -483,7 +483,7 @@ fn what_cannot_be_read_back_is_not_done() {
             sandbox::refuse(call, &arguments);
             for drop in [PermanentDrop::to_group(33).user(1234), PermanentDrop::to_group(33).no_new_privs()] {
                 let error = refused(|| drop.apply());
-                assert!(matches!(error, Error::ReadFailed { .. }), "{error}");
+                assert!(matches!(error, DropError::Change(Error::ReadFailed { .. })), "{error}");
             }
         });
     }
@@ -494,7 +494,7 @@ fn capabilities_that_cannot_be_set_are_in_the_way_where_some_are_taken() {
     sandbox::refuse(libc::SYS_capset, &[]);
     for drop in [PermanentDrop::to_group(33), PermanentDrop::to_group(33).user(1234)] {
         let error = refused(|| drop.apply());
-        assert!(matches!(error, Error::SyscallFailed { call: "capset", .. }), "{error}");
+        assert!(matches!(error, DropError::Change(Error::SyscallFailed { call: "capset", .. })), "{error}");
     }
     // Leaving user 0 takes those of several threads.
     let siblings = Siblings::start(2);
@@ -508,7 +508,7 @@ fn a_first_step_that_fails_is_undone_without_the_capability_too() {
             kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
             sandbox::answer(calls::SYS_setresgid, &[(0, 33), (1, 33), (2, 33)], answer);
             let error = refused(|| PermanentDrop::to_group(33).apply());
-            assert!(matches!(error, Error::SyscallFailed { call: "setresgid", .. }), "{error}");
+            assert!(matches!(error, DropError::Change(Error::SyscallFailed { call: "setresgid", .. })), "{error}");
         });
     }
 }

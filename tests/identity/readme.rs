@@ -9,8 +9,8 @@ use crate::cases;
 use crate::common::calls;
 use crate::common::kernel::{self, CAP_SETGID, Ids};
 use crate::common::sandbox::{self, Answer};
-use crate::common::{self, Case};
-use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, PermanentDrop, RestoreError};
+use crate::common::Case;
+use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, PermanentDrop};
 
 pub const CASES: &[Case] = cases![
     Setgid: where_the_work_fails_or_panics,
@@ -134,7 +134,7 @@ fn a_way_back_that_is_refused() {
     });
     let line = kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap()));
     assert!(line.contains("cannot go back to real 3, effective 3"), "{line}");
-    assert!(matches!(GroupGuard::assume(1004).unwrap().run(is_group_1004), Err(RestoreError::Refused { .. })));
+    kernel::aborts(|| _ = GroupGuard::assume(1004).unwrap().run(is_group_1004));
 }
 
 fn what_cannot_be_undone() {
@@ -156,7 +156,7 @@ fn a_number_that_has_no_name() {
 
 /// Every call of the table, as it stands there.
 #[allow(unused, reason = "it is compiled, and never run")]
-fn which_call(group: Gid, groups: Vec<Gid>, [one, other, user]: [u32; 3], longest: Duration, work: fn()) -> Result<(), Error> {
+fn which_call(group: Gid, groups: Vec<Gid>, [one, other, user]: [u32; 3], longest: Duration, work: fn()) -> Result<(), Box<dyn std::error::Error>> {
     GroupGuard::assume_on_thread(group)?.run(work);
     let _guard = GroupGuard::assume_on_thread(group)?;
     let _guard = GroupGuard::assume(group)?;
@@ -168,7 +168,7 @@ fn which_call(group: Gid, groups: Vec<Gid>, [one, other, user]: [u32; 3], longes
     GroupChange::both(group).supplementary(groups).assume_on_thread()?;
     let mut guard = GroupGuard::assume_on_thread(group)?;
     guard.switch_to(group)?;
-    guard.restore()?;
+    _ = guard.restore();
     GroupChange::both(group).wait(longest).assume()?;
     let found = (Gid::from_group_name("www-data")?, "1004".parse::<Gid>()?);
     privilege_guard::threads()?;

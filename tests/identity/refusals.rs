@@ -9,7 +9,7 @@ use crate::common::calls;
 use crate::common::guard::SCOPES;
 use crate::common::kernel::{self, Namespace};
 use crate::common::sandbox;
-use privilege_guard::{Error, Gid, GroupChange, GroupGuard, IrreversibleReason, LookupError, PermissionDeniedReason};
+use privilege_guard::{GroupIds, Error, Gid, GroupChange, GroupGuard, IrreversibleReason, LookupError, PermissionDeniedReason};
 
 pub const CASES: &[Case] = cases![
     Nothing: leave_alone_is_no_group,
@@ -52,7 +52,11 @@ fn refused(change: GroupChange) -> Error {
 
 /// Asserts that the message says all this, and what kind of `io::Error` it becomes.
 #[track_caller]
-fn says(error: Error, kind: ErrorKind, words: &[&str]) {
+fn says<E>(error: E, kind: ErrorKind, words: &[&str])
+where
+    E: StdError + Send + Sync + 'static,
+    io::Error: From<E>,
+{
     let message = error.to_string();
     for word in words {
         assert!(message.contains(word), "{word:?} is not in {message:?}");
@@ -60,7 +64,7 @@ fn says(error: Error, kind: ErrorKind, words: &[&str]) {
     let error = io::Error::from(error);
     assert_eq!(error.kind(), kind, "{message}");
     assert_eq!(error.to_string(), message);
-    assert!(error.get_ref().is_some_and(|inner| inner.is::<Error>()), "{message}");
+    assert!(error.get_ref().is_some_and(|inner| inner.is::<E>()), "{message}");
 }
 
 #[track_caller]
@@ -69,8 +73,9 @@ fn says_denied(change: GroupChange, expected: PermissionDeniedReason, words: &[&
     let error = refused(change.clone());
     match &error {
         Error::NotPermitted { requested, ids: told, reason } => {
-            assert_eq!((asked, *reason), (&change, expected));
-            assert_eq!([told.real, told.effective, told.saved, told.filesystem], ids.map(Gid::from));
+            assert_eq!((requested, *reason), (&change.to_string(), expected));
+            let [real, effective, saved, filesystem] = ids.map(Gid::from);
+            assert_eq!(*told, GroupIds { real, effective, saved, filesystem }.to_string());
         }
         other => panic!("{other:?}"),
     }
@@ -82,7 +87,7 @@ fn says_denied(change: GroupChange, expected: PermissionDeniedReason, words: &[&
 fn says_irreversible(change: GroupChange, expected: IrreversibleReason, words: &[&str]) {
     let error = refused(change.clone());
     match &error {
-        Error::Irreversible { requested, reason, .. } => assert_eq!((asked, *reason), (&change, expected)),
+        Error::Irreversible { requested, reason, .. } => assert_eq!((requested, *reason), (&change.to_string(), expected)),
         other => panic!("{other:?}"),
     }
     says(error, ErrorKind::PermissionDenied, &[words, &[&change.to_string()]].concat());
@@ -211,12 +216,14 @@ fn a_filter_answers_another_errno() {
     ] {
         let error = refused(change.clone());
         match &error {
-            Error::SyscallFailed { call, requested, requested, .. } => {
-                assert_eq!((*call, asked, source.raw_os_error()), (call_made, &change, Some(errno)));
+            Error::SyscallFailed { call, requested, os_error, .. } => {
+                assert_eq!((*call, requested, os_error.raw_os_error()), (call_made, &change.to_string(), Some(errno)));
             }
             other => panic!("{other:?}"),
         }
-        assert!(error.source().is_some());
+        // Its text is in the message already.
+        assert!(error.source().is_none());
+        assert_eq!(error.raw_os_error(), Some(errno));
         says(error, kind, &[call_made, &change.to_string(), "real 1001, effective 1001, saved 1001, filesystem 1001"]);
     }
 }
@@ -259,7 +266,7 @@ fn an_id_without_mapping() {
             GroupChange::both(1004).supplementary([6]),
         ] {
             let error = refused(change.clone());
-            assert!(matches!(&error, Error::UnmappedGid { requested, .. } if *asked == change), "{error:?}");
+            assert!(matches!(&error, Error::UnmappedGid { requested, .. } if *requested == change.to_string()), "{error:?}");
             let ids = "real 1, effective 2, saved 3, filesystem 2";
             says(error, ErrorKind::InvalidInput, &[&change.to_string(), ids, "not mapped in this user namespace", "/proc/self/gid_map"]);
         }
@@ -271,7 +278,7 @@ fn a_group_without_mapping() {
     kernel::passes_in(PART, || {
         for change in [GroupChange::new().supplementary([1004]), GroupChange::both(6).supplementary([7, 65534])] {
             let error = refused(change.clone());
-            assert!(matches!(&error, Error::UnmappedGid { requested, .. } if *asked == change), "{error:?}");
+            assert!(matches!(&error, Error::UnmappedGid { requested, .. } if *requested == change.to_string()), "{error:?}");
             says(error, ErrorKind::InvalidInput, &[&change.to_string(), "not mapped"]);
         }
         GroupChange::both(6).supplementary([7, 100]).assume().unwrap().restore().unwrap();
@@ -402,11 +409,11 @@ fn an_unreadable_gid_map() {
 
 fn errors_pass_through_the_question_mark() {
     fn into_io() -> io::Result<()> {
-        GroupGuard::assume(u32::MAX)?.restore()?;
+        drop(GroupGuard::assume(u32::MAX)?);
         Ok(())
     }
     fn into_box() -> Result<(), Box<dyn StdError + Send + Sync>> {
-        GroupGuard::assume("-1".parse::<Gid>()?)?.restore()?;
+        drop(GroupGuard::assume("-1".parse::<Gid>()?)?);
         Ok(())
     }
     assert_eq!(into_io().unwrap_err().kind(), ErrorKind::InvalidInput);

@@ -1,6 +1,6 @@
 //! A guard of either scope, for tests that choose at run time.
 
-use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, Process, Thread};
+use privilege_guard::{RestoreError, Error, Gid, GroupChange, GroupGuard, GroupIds, Process, Thread};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -41,14 +41,14 @@ impl Guard {
         }
     }
 
-    pub fn restore(self) -> Result<(), Error> {
+    pub fn restore(self) -> Result<(), RestoreError> {
         match self {
             Guard::Process(guard) => guard.restore(),
             Guard::Thread(guard) => guard.restore(),
         }
     }
 
-    pub fn run<T>(self, f: impl FnOnce() -> T) -> Result<T, Error> {
+    pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
         match self {
             Guard::Process(guard) => guard.run(f),
             Guard::Thread(guard) => guard.run(f),
