@@ -49,7 +49,9 @@ fn program_of(call: libc::c_long, arguments: &[(u8, u32)], action: SeccompAction
     let rules = if conditions.is_empty() { vec![] } else { vec![SeccompRule::new(conditions).expect("a rule")] };
     let arch = std::env::consts::ARCH;
     let arch: TargetArch = arch.try_into().unwrap_or_else(|_| super::ignore(&format!("seccompiler knows no {arch}")));
-    let filter = SeccompFilter::new(BTreeMap::from([(i64::from(call), rules)]), SeccompAction::Allow, action, arch);
+    #[allow(clippy::unnecessary_cast, reason = "c_long has 32 bits on some targets")]
+    let call = call as i64;
+    let filter = SeccompFilter::new(BTreeMap::from([(call, rules)]), SeccompAction::Allow, action, arch);
     filter.expect("a filter").try_into().expect("a program")
 }
 
