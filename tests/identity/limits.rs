@@ -1,4 +1,4 @@
-//! "What it does not do" of docs/security.md: that it is so.
+//! The limits that docs/security.md lists: that they are so. docs/traceability.md maps each one to its cases.
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
