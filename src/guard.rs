@@ -550,13 +550,13 @@ impl<S: Scope> GroupGuard<S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn switch_to(&mut self, group: impl Into<Gid>) -> Result<(), Error> {
+        // Before the stack is borrowed: the conversion is the program's code.
         let group = group.into();
         self.switch(|change| {
-            change.group.single()?;
-            Some(Change {
-                group: change.group.with(group),
-                ..change.clone()
-            })
+            GroupChange::both(group).change.validate()?;
+            let one_id = || Error::NotOneId { requested: change.to_string() };
+            change.group.single().ok_or_else(one_id)?;
+            Ok(Change { group: change.group.with(group), ..change.clone() })
         })
     }
 }
@@ -574,11 +574,10 @@ impl<S: Scope> UserGuard<S> {
     pub fn switch_to(&mut self, user: impl Into<Uid>) -> Result<(), Error> {
         let user = user.into();
         self.switch(|change| {
-            change.user.single()?;
-            Some(Change {
-                user: change.user.with(user),
-                ..change.clone()
-            })
+            UserChange::both(user).change.validate()?;
+            let one_id = || Error::NotOneId { requested: change.to_string() };
+            change.user.single().ok_or_else(one_id)?;
+            Ok(Change { user: change.user.with(user), ..change.clone() })
         })
     }
 }
@@ -609,7 +608,8 @@ impl<S: Scope> IdentityGuard<S> {
     /// ```
     pub fn switch_to(&mut self, identity: &Identity) -> Result<(), Error> {
         self.switch(|change| {
-            Some(Change {
+            IdentityChange::both(identity).change.validate()?;
+            Ok(Change {
                 user: change.user.with(identity.user()),
                 group: change.group.with(identity.group()),
                 supplementary: change
@@ -715,13 +715,10 @@ impl<K: GuardKind, S: Scope> Guard<K, S> {
         f()
     }
 
-    fn switch(&mut self, next: impl FnOnce(&Change) -> Option<Change>) -> Result<(), Error> {
+    fn switch(&mut self, next: impl FnOnce(&Change) -> Result<Change, Error>) -> Result<(), Error> {
         with_stack(|stack| {
             let applied = stack.innermost(self.key).ok_or(Error::NotInnermost)?;
-            let requested = applied.change();
-            let next = next(requested).ok_or_else(|| Error::NotOneId {
-                requested: requested.to_string(),
-            })?;
+            let next = next(applied.change())?;
             applied.switch(next)
         })
         .unwrap_or(Err(Error::ThreadEnding))

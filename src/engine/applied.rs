@@ -53,6 +53,8 @@ impl fmt::Display for Originals {
 pub(crate) struct Applied {
     pub(super) scope: ScopeKind,
     pub(super) change: Change,
+    /// The change of the outermost of the guards that this one has absorbed, for the event.
+    pub(super) outermost_change: Option<Change>,
     pub(super) original: Originals,
     /// The capability sets and securebits too, if the change requests a user.
     pub(super) original_user: Option<UserState>,
@@ -115,6 +117,7 @@ impl Applied {
         let mut pending = Applied {
             scope,
             change,
+            outermost_change: None,
             original,
             original_user,
             order: Order::GroupsFirst,
@@ -207,11 +210,17 @@ impl Applied {
             return Ok(None);
         };
         let groups = read::supplementary_groups()?;
-        if sorted(wanted) == sorted(&groups) {
-            return Ok(None);
-        }
         if namespace::may_hide_unmapped(groups.iter().copied()) {
             return Err(self.irreversible(IrreversibleReason::Unmapped));
+        }
+        // An identity sets nothing that is already so. A change of groups does, unless the call would
+        // be refused although it has nothing to change.
+        let skips = || {
+            let is_refused = namespace::setgroups_is_denied() || !read::has_effective_setgid()?;
+            Ok::<_, Error>(!self.change.user.is_empty() || is_refused)
+        };
+        if sorted(wanted) == sorted(&groups) && skips()? {
+            return Ok(None);
         }
         Ok(Some(groups))
     }
@@ -378,8 +387,10 @@ impl Applied {
         let found = tasks.find_mismatch(&self.expected(inside, self.original, wanted.as_deref()));
         match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
             None => {
-                // For the restore, which might find all descriptors used up.
-                tasks.reserve();
+                if !self.expected(self.original, inside, wanted.as_deref()).effective_suffices {
+                    // For files that the restore has to read, even if all descriptors are used up.
+                    tasks.reserve();
+                }
                 Ok(())
             }
             Some(Mismatch {
@@ -432,7 +443,8 @@ impl Applied {
     pub(super) fn change_error(&self, error: StepError) -> Error {
         let (requested, ids) = (self.change.to_string(), self.current().to_string());
         let is_user_call = error.call == "setresuid";
-        match error.errno() {
+        let changes_ids = is_user_call || ["setresgid", "setgroups"].contains(&error.call);
+        match error.errno().filter(|_| changes_ids) {
             Some(Errno::EPERM) => Error::NotPermitted {
                 requested,
                 ids,

@@ -71,7 +71,6 @@ pub(super) fn permission_denied(call: &str) -> PermissionDeniedReason {
         sets.permitted.contains(required),
     );
     match (in_sets, is_user_call) {
-        _ if call.starts_with("prctl") || call == "capset" => PermissionDeniedReason::FilteredOrLsm,
         ((true, _), _) if call == "setgroups" && namespace::setgroups_is_denied() => {
             PermissionDeniedReason::SetgroupsDenied
         }

@@ -29,7 +29,8 @@ impl Restore for Applied {
             .started_at
             .map(|started| started.elapsed())
             .unwrap_or_default();
-        event::ended(self.scope, &self.change, &self.original, elapsed);
+        let change = self.outermost_change.as_ref().unwrap_or(&self.change);
+        event::ended(self.scope, change, &self.original, elapsed);
     }
 
     fn restore(&self) -> Result<(), RestoreError> {
@@ -76,6 +77,7 @@ impl Restore for Applied {
         }
         self.original_groups = outer.original_groups.or(self.original_groups.take());
         self.started_at = outer.started_at;
+        self.outermost_change = Some(outer.outermost_change.unwrap_or(outer.change));
         Ok(())
     }
 }

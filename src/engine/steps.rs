@@ -164,7 +164,7 @@ impl ParentDeathSignal {
         let Some(signal) = self.in_this_process() else {
             return Ok(());
         };
-        self.probe()?;
+        set::set_parent_death_signal(signal).map_err(failed(SET_SIGNAL))?;
         let now = read::read_parent_death_signal()?;
         unless(now == Some(signal), SET_SIGNAL)
     }

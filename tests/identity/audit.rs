@@ -150,7 +150,7 @@ fn a_thread_guard_shows_on_its_thread_only() {
 fn a_process_guard_shows_on_every_thread() {
     let start = kernel::identity();
     let others = ["first", "second"].map(|name| Other::start(name, || ()));
-    let guard = GroupGuard::assume(1001).unwrap();
+    let guard = GroupGuard::assume_on_thread(1001).unwrap();
     is_what_the_kernel_shows();
     let shown = audit();
     assert_eq!(shown.len(), 3);
@@ -200,9 +200,9 @@ fn an_audit_says_in_words_what_it_shows() {
     };
     let other = Other::start("worker", state);
     let shown = audit();
-    let words = format!("thread {} (worker): real 1, effective 2, saved 3, filesystem 4, 2 supplementary groups", other.thread);
+    let words = format!("thread {} (worker): user ids real 0, effective 0, saved 0, filesystem 0; group ids real 1, effective 2, saved 3, filesystem 4; 2 supplementary groups; holds CAP_SETUID", other.thread);
     assert_eq!(shown[&other.thread].to_string(), words);
-    assert!(shown[&std::process::id()].to_string().ends_with(" supplementary groups, holds CAP_SETGID"));
+    assert!(shown[&std::process::id()].to_string().ends_with(" supplementary groups; holds CAP_SETUID; holds CAP_SETGID"));
 }
 
 fn threads_that_come_and_go_are_no_error() {
@@ -267,7 +267,7 @@ fn an_io_uring_thread_is_told_apart() {
     let shown = audit();
     let of_io_uring: Vec<_> = shown.values().filter(|thread| thread.is_kernel_worker).collect();
     let [polls] = of_io_uring[..] else { panic!("{shown:#?}") };
-    assert!(polls.to_string().ends_with(", of an io_uring"), "{polls}");
+    assert!(polls.to_string().ends_with("; a kernel worker"), "{polls}");
     assert_eq!(raw(polls.group_ids), kernel::ids());
     assert_eq!(shown.len(), 3);
     assert!(!shown[&other.thread].is_kernel_worker);
@@ -283,7 +283,7 @@ fn an_io_uring_thread_is_told_apart() {
 fn an_io_uring_thread_keeps_its_identity_under_a_process_guard() {
     let start = kernel::identity();
     let _ring = ring::idle().unwrap();
-    let guard = GroupGuard::assume(1001).unwrap();
+    let guard = GroupGuard::assume_on_thread(1001).unwrap();
     for thread in audit().values() {
         let expected = if kernel::is_io_worker(thread.thread_id as i32) { start.ids } else { [1001, 1001, start.ids[2], 1001] };
         assert_eq!(raw(thread.group_ids), expected, "{thread}");
@@ -305,9 +305,9 @@ fn an_audit_without_proc_is_an_error() {
         let before = kernel::getresgid();
         let error = threads().unwrap_err();
         assert!(matches!(error, Error::ThreadsUnreadable { .. }), "{error:?}");
-        assert!(error.to_string().contains("/proc has to be mounted"), "{error}");
+        assert!(error.to_string().contains("/proc must be mounted"), "{error}");
         // A guard can do without it.
-        let guard = GroupGuard::assume(1001).unwrap();
+        let guard = GroupGuard::assume_on_thread(1001).unwrap();
         assert_eq!(kernel::getresgid(), [1001, 1001, before[2]]);
         guard.restore().unwrap();
         assert_eq!(kernel::getresgid(), before);

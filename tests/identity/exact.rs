@@ -11,8 +11,9 @@ use crate::common::calls;
 use crate::common::guard::{Guard, SCOPES, Scope};
 use crate::common::kernel::{self, State};
 use crate::common::sandbox;
+use crate::common::sibling::Sibling;
 use crate::common::{self, Case};
-use privilege_guard::{Gid, GroupChange, GroupGuard, GroupIds};
+use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds};
 
 pub const CASES: &[Case] = cases![
     Setgid: files_have_the_group_inside_and_not_after,
@@ -228,19 +229,25 @@ fn a_process_guard_changes_every_other_thread() {
     let before = kernel::identity();
 
     let change = GroupChange::both(1004).supplementary([1011]);
-    let [_, inside, after] = seen_by_another_thread(Scope::Process, change, || ());
+    let [_, inside, after] = seen_by_another_thread(Scope::Process, change.clone(), || ());
     assert_eq!((inside.ids, inside.groups), ([1004, 1004, 1003, 1004], vec![1011]));
     // Its filesystem id was 1009 too, and is not put back: no call sets it from outside.
     assert_eq!((after.ids, after.groups), ([1001, 1002, 1003, 1002], vec![1010]));
     assert_eq!(kernel::identity(), before);
 
-    let change = GroupChange::both(1004).supplementary([1011]);
-    let [different, inside, after] =
-        seen_by_another_thread(Scope::Process, change, || kernel::start_from([1021, 1022, 1023, 1029], &[1030]));
-    assert_eq!(different.ids, [1021, 1022, 1023, 1029]);
-    assert_eq!(([inside.ids[0], inside.ids[1], inside.ids[3]], inside.groups), ([1004; 3], vec![1011]));
-    assert_eq!((after.ids, after.groups), ([1001, 1002, 1003, 1002], vec![1010]));
-    assert_eq!(kernel::identity(), before);
+    for (ids, groups) in [
+        ([1001, 1022, 1003, 1022], [1010]),
+        ([1021, 1002, 1003, 1002], [1010]),
+        ([1001, 1002, 1023, 1002], [1010]),
+        ([1001, 1002, 1003, 1002], [1030]),
+    ] {
+        let other = Sibling::start_after(move || kernel::start_from(ids, &groups));
+        let error = change.clone().assume().unwrap_err();
+        let other_thread = other.thread().unsigned_abs();
+        assert!(matches!(error, Error::ThreadDiffers { thread_id, .. } if thread_id == other_thread), "{error}");
+        assert_eq!((other.identity().ids, other.identity().groups), (ids, groups.to_vec()));
+        assert_eq!(kernel::identity(), before);
+    }
 
     // Groups that the change does not name stay each thread's own.
     let [_, inside, after] = seen_by_another_thread(Scope::Process, GroupChange::both(1004), || kernel::raw_setgroups(&[1030]).unwrap());
@@ -373,7 +380,7 @@ fn in_the_set_group_id_program() {
 
 fn a_guard_shows_what_it_puts_back() {
     let [real, effective, saved, filesystem] = kernel::ids();
-    let ids = format!("GroupIds {{ real: Gid({real}), effective: Gid({effective}), saved: Gid({saved}), filesystem: Gid({filesystem}) }}");
+    let ids = format!("Ids {{ real: Gid({real}), effective: Gid({effective}), saved: Gid({saved}), filesystem: Gid({filesystem}) }}");
     for scope in SCOPES {
         let guard = match scope.assume(GroupChange::new()).unwrap() {
             Guard::Process(guard) => format!("{guard:?}"),

@@ -209,7 +209,7 @@ fn busy_names_the_thread_with_a_process_guard() {
             assert_eq!(holder_seen_by(scope).as_ref(), Some(&expected));
         }
         let message = GroupGuard::assume(1009).unwrap_err().to_string();
-        assert!(message.starts_with(&format!("thread {} ({kept}) has a process guard; ", holding.thread)), "{message}");
+        assert!(message.starts_with(&format!("thread {} ({kept}) holds a process guard; ", holding.thread)), "{message}");
         let error = std::io::Error::from(GroupGuard::assume(1009).unwrap_err());
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
         holding.end();
@@ -244,12 +244,12 @@ fn busy_counts_the_threads_with_thread_guards() {
     assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 1 }));
     assert_eq!(holder_seen_by(Scope::Thread), None);
     let message = GroupGuard::assume(1009).unwrap_err().to_string();
-    assert!(message.starts_with("another thread has a thread guard; "), "{message}");
+    assert!(message.starts_with("another thread holds a thread guard; "), "{message}");
 
     let second = Holding::start("second", Scope::Thread, 1002);
     assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 2 }));
     let message = GroupGuard::assume(1009).unwrap_err().to_string();
-    assert!(message.starts_with("2 threads have thread guards; "), "{message}");
+    assert!(message.starts_with("2 threads hold thread guards; "), "{message}");
     // A second guard of the same thread is none of another's.
     let own = GroupGuard::assume_on_thread(1003).unwrap();
     drop(GroupGuard::assume_on_thread(1004).unwrap());
@@ -355,7 +355,7 @@ fn a_child_forked_under_another_threads_guard_is_refused_at_once() {
             assert_eq!(holder_seen_by(scope).as_ref(), Some(&gone));
         }
         let message = GroupGuard::assume(1009).unwrap_err().to_string();
-        assert!(message.contains("after a fork those of other threads count as alive"), "{message}");
+        assert!(message.contains("after a fork, guards of the parent's other threads stay active"), "{message}");
         assert!(started.elapsed() < Duration::from_secs(5));
         let wait = Duration::from_millis(50);
         assert!(matches!(GroupChange::both(1009).wait(wait).assume(), Err(Error::Busy { .. })));

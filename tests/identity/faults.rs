@@ -382,16 +382,16 @@ impl Row<'_> {
     fn may_abort(&self, call: Call, stderr: &str, faults: usize, lied: bool) -> Result<(), String> {
         let words = stderr.strip_prefix("privilege-guard: ").and_then(|words| words.strip_suffix("; aborting\n"));
         let words = words.ok_or("abort not by the library")?;
-        let found_a_way = words.starts_with("the permanent drop does not hold: ") && words.contains(" may have given ");
+        let found_a_way = words.starts_with("the permanent drop does not hold: ") && words.contains(" might have regained ");
         let allowed = match self.operation {
             // To undo is what was asked for.
-            Operation::Drop | Operation::DropOfBoth => words.starts_with("cannot go back to "),
+            Operation::Drop | Operation::DropOfBoth | Operation::Run => words.starts_with("cannot restore "),
             // The caller is told, and decides.
-            Operation::Restore | Operation::Run => false,
+            Operation::Restore => false,
             // A try to get back worked, by what the kernel says; or may have, where it does not say.
             Operation::DropPermanently | Operation::Apply { .. } if found_a_way => lied || call.name == READING.name,
             // One fault for the change, another for undoing it.
-            _ => faults > 1 && words.starts_with("cannot go back to "),
+            _ => faults > 1 && words.starts_with("cannot restore "),
         };
         if allowed { Ok(()) } else { Err("abort without need".into()) }
     }

@@ -24,7 +24,7 @@ use crate::common::second_copy;
 use crate::common::sibling::Sibling;
 use crate::common::subscriber;
 use crate::common::{self, Case};
-use privilege_guard::{ConflictingGuard, DropError, Error, GroupChange, GroupGuard, PermanentDrop, RestoreError};
+use privilege_guard::{Unrestored, ConflictingGuard, DropError, Error, GroupChange, GroupGuard, PermanentDrop, RestoreError};
 
 pub const CASES: &[Case] = cases![
     Setgid: an_open_descriptor_stays_open,
@@ -223,25 +223,23 @@ fn a_kept_group_is_given_to_all() {
     guard.restore().unwrap();
     assert_eq!((kernel::ids(), kept.does(kernel::ids)), (START, UNDER));
 
-    kept.does(|| GroupGuard::assume(1005).unwrap().restore().unwrap());
-    assert_eq!((kernel::ids(), kept.does(kernel::ids)), (UNDER, UNDER));
-    start();
-    GroupGuard::assume(1005).unwrap().restore().unwrap();
-    assert_eq!((kernel::ids(), kept.does(kernel::ids)), (START, START));
+    kept.does(|| assert!(matches!(GroupGuard::assume(1005), Err(Error::ThreadDiffers { .. }))));
+    assert!(matches!(GroupGuard::assume(1005), Err(Error::ThreadDiffers { .. })));
+    assert_eq!((kernel::ids(), kept.does(kernel::ids)), (START, UNDER));
 }
 
-/// What libc makes of the thread that `unreached` starts and returns, or that it does not reach from then on: nothing, but a permanent drop notices.
+/// libc skips the thread that `unreached` starts and returns. A process guard and a permanent drop notice it.
 fn is_left_out<T>(unreached: impl Fn() -> (i32, T)) {
     kernel::passes_in_child(|| {
         start();
         let (other, _lives) = unreached();
-        let guard = GroupGuard::assume(1004).unwrap();
-        assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (UNDER, START));
-        let shown = privilege_guard::threads().unwrap();
-        let shown = shown.iter().find(|thread| thread.thread_id == other.unsigned_abs()).unwrap();
-        assert_eq!(common::guard::raw(shown.group_ids), START);
-        guard.restore().unwrap();
-        assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (START, START));
+        for change in [GroupChange::both(1004), GroupChange::new().real(1004), GroupChange::both(1004).no_supplementary()] {
+            let error = change.assume().unwrap_err();
+            let is_named = |thread_id: u32| thread_id == other.unsigned_abs();
+            assert!(matches!(error, Error::ThreadNotChanged { thread_id, .. } if is_named(thread_id)), "{error}");
+            assert_eq!(error.raw_os_error(), Some(libc::EIO));
+            assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (START, START));
+        }
         GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
     });
     let is_noticed = |drop: Result<privilege_guard::DropReport, DropError>| {
@@ -258,18 +256,32 @@ fn is_left_out<T>(unreached: impl Fn() -> (i32, T)) {
         kernel::become_user_with(CAP_SETGID);
         kernel::give_up_capabilities(CAP_SETGID);
         let _lives = unreached();
-        is_noticed(GroupGuard::assume(3).unwrap().drop_permanently());
+        is_noticed(PermanentDrop::to_group(3).apply());
     });
 }
 
-/// What libc makes of a thread that it no longer reaches when the guard ends.
+/// libc no longer reaches a thread when the guard ends: the restore fails, or the process aborts.
 fn is_left_behind(unreaches: fn()) {
+    is_reported(unreaches);
+    let line = kernel::aborts(|| {
+        start();
+        let _other = Sibling::start();
+        let guard = GroupGuard::assume(1004).unwrap();
+        unreaches();
+        drop(guard);
+    });
+    assert!(line.contains("cannot restore the identity of thread"), "{line}");
+}
+
+fn is_reported(unreaches: fn()) {
     kernel::passes_in_child(|| {
         start();
         let other = Sibling::start();
         let guard = GroupGuard::assume(1004).unwrap();
         unreaches();
-        guard.restore().unwrap();
+        let error = guard.restore().unwrap_err();
+        let expected = Unrestored::OtherThread { thread_id: other.thread().unsigned_abs() };
+        assert!(matches!(&error, RestoreError::Refused { what, .. } if *what == expected), "{error}");
         assert_eq!((kernel::ids(), other.identity().ids), (START, UNDER));
     });
 }
@@ -292,7 +304,14 @@ fn a_full_signal_queue_leaves_threads_out() {
 }
 
 fn a_refused_tgkill_leaves_threads_out() {
-    before_and_after(|| sandbox::refuse(libc::SYS_tgkill, &[]));
+    let refuse = || sandbox::refuse(libc::SYS_tgkill, &[]);
+    is_left_out(|| {
+        let other = Sibling::start();
+        refuse();
+        (other.thread(), other)
+    });
+    // A drop cannot abort by a signal that the filter refuses, and the process ends by another one.
+    is_reported(refuse);
 }
 
 /// `clone(2)` with a new stack, which is never freed, and the calling thread's thread-local data. Returns the id of what it starts.
@@ -321,9 +340,10 @@ const OF_THIS_PROCESS: i32 =
 
 fn a_thread_that_libc_does_not_know_is_left_out() {
     is_left_out(|| (raw_thread(), ()));
-    start();
-    let inside = GroupGuard::assume(1004).unwrap().run(raw_thread);
-    assert_eq!((kernel::ids(), kernel::identity_of(inside).ids), (START, UNDER));
+    kernel::aborts(|| {
+        start();
+        GroupGuard::assume(1004).unwrap().run(raw_thread);
+    });
 }
 
 /// As those that libc passes over because they are ending.
@@ -1016,7 +1036,7 @@ fn the_programs_handler_runs_before_an_abort() {
         drop(guard);
     });
     let (line, rest) = text.split_once('\n').unwrap();
-    assert!(line.starts_with("privilege-guard: cannot go back"), "{text}");
+    assert!(line.starts_with("privilege-guard: cannot restore"), "{text}");
     assert_eq!(rest, "went on\nhandled\n");
 }
 

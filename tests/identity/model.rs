@@ -204,6 +204,20 @@ impl Model {
     fn end(&mut self, key: usize) -> bool {
         let innermost = self.is_innermost(key);
         self.acting().frames.iter_mut().filter(|frame| frame.key == key).for_each(|frame| frame.ended = true);
+        // The next inner guard takes over what an ended one would have restored.
+        let frames = &mut self.acting().frames;
+        for inner in 1..frames.len() {
+            let (outer, inner) = frames.split_at_mut(inner);
+            let (outer, inner) = (&outer[outer.len() - 1], &mut inner[0]);
+            if outer.ended && outer.change.scope == inner.change.scope {
+                if outer.change.real.or(outer.change.effective).is_some() {
+                    inner.before.ids = outer.before.ids;
+                }
+                if outer.change.groups.is_some() {
+                    inner.before.groups.clone_from(&outer.before.groups);
+                }
+            }
+        }
         while self.acting().frames.last().is_some_and(|frame| frame.ended) {
             let frame = self.acting().frames.pop().expect("the last one");
             let Change { scope, real, effective, groups } = frame.change;

@@ -386,10 +386,12 @@ fn a_setpcap_that_stays_loses_the_bounding_set() {
 }
 
 fn no_proc_is_in_the_way() {
+    let guard = GroupGuard::assume(33).unwrap();
     kernel::hide("/proc");
+    assert!(matches!(guard.drop_permanently(), Err(DropError::Change(Error::ThreadsUnreadable { .. }))));
     let before = (kernel::getresgid(), kernel::capabilities());
+    assert!(matches!(GroupGuard::assume(33), Err(Error::ThreadsUnreadable { .. })));
     assert!(matches!(PermanentDrop::to_group(33).apply(), Err(DropError::Change(Error::ThreadsUnreadable { .. }))));
-    assert!(matches!(GroupGuard::assume(33).unwrap().drop_permanently(), Err(DropError::Change(Error::ThreadsUnreadable { .. }))));
     assert_eq!((kernel::getresgid(), kernel::capabilities()), before);
 }
 
@@ -515,7 +517,7 @@ fn a_first_step_that_fails_is_undone_without_the_capability_too() {
 
 /// The securebits of another thread cannot be read beforehand: what it keeps by them is.
 fn a_thread_that_keeps_what_leads_back_is_found() {
-    for (of_all, found) in [(CAP_SETGID | CAP_SETUID, "holds CAP_SETGID"), (CAP_SETUID, "CAP_SETGID again after an exec")] {
+    for (of_all, found) in [(CAP_SETGID | CAP_SETUID, "holds CAP_SETGID"), (CAP_SETUID, "given CAP_SETGID by an exec")] {
         kernel::passes_in_child(move || {
             start();
             let take = move || {
@@ -568,6 +570,6 @@ fn the_report_is_one_line_for_a_log() {
     let report = PermanentDrop::to_group(33).user(1234).supplementary([1004, 1005]).no_new_privs().apply().unwrap();
     assert_eq!(
         report.to_string(),
-        "group 33 for good, user 1234; supplementary groups: 1004 1005; threads checked: 1; tries to get back refused: 25; no CAP_SETGID; no_new_privs"
+        "permanently group 33, user 1234; supplementary groups: 1004 1005; threads verified: 1; attempts to regain refused: 25; no CAP_SETGID; no_new_privs"
     );
 }

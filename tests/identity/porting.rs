@@ -703,6 +703,6 @@ fn drop_could_be_taken_back() {
     from([3; 4], || {
         say_done();
         let line = kernel::aborts(|| drop(ours()));
-        assert!(line.contains("setresgid may have given 3 back"), "{line}");
+        assert!(line.contains("setresgid might have regained group 3"), "{line}");
     });
 }

@@ -133,7 +133,7 @@ fn a_way_back_that_is_refused() {
         is_group_1004().unwrap();
     });
     let line = kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap()));
-    assert!(line.contains("cannot go back to real 3, effective 3"), "{line}");
+    assert!(line.contains("cannot restore the group ids (real 3, effective 3"), "{line}");
     kernel::aborts(|| _ = GroupGuard::assume(1004).unwrap().run(is_group_1004));
 }
 
