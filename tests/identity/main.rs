@@ -12,6 +12,7 @@ mod exact;
 mod examples;
 mod exclusion;
 mod faults;
+mod identities;
 mod limits;
 mod model;
 mod nesting;
@@ -23,9 +24,10 @@ mod semantics;
 mod syscalls;
 mod traceability;
 mod undoing;
+mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 20] = [
+const MODULES: [&[common::Case]; 22] = [
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
@@ -34,6 +36,7 @@ const MODULES: [&[common::Case]; 20] = [
     examples::CASES,
     exclusion::CASES,
     faults::CASES,
+    identities::CASES,
     limits::CASES,
     model::CASES,
     nesting::CASES,
@@ -45,6 +48,7 @@ const MODULES: [&[common::Case]; 20] = [
     syscalls::CASES,
     traceability::CASES,
     undoing::CASES,
+    users::CASES,
     walk::CASES,
 ];
 

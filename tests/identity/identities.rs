@@ -1,0 +1,265 @@
+//! Guards of user, group and supplementary groups together, judged by what the kernel shows.
+
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use crate::cases;
+use crate::common::Case;
+use crate::common::calls;
+use crate::common::kernel::{self, Privileges, State};
+use crate::common::sandbox::{self, Answer};
+use crate::common::sibling::Sibling;
+use privilege_guard::{Error, Identity, IdentityChange, IdentityGuard};
+
+pub const CASES: &[Case] = cases![
+    Root: walk,
+    Root: a_file_server_writes_as_its_client,
+    Root: switching_between_clients,
+    Root: each_call_of_a_switch_refused_or_faked,
+    Root: each_call_refused_or_faked,
+    Root: every_thread_follows_and_is_restored,
+    Root: a_program_run_as_someone_cannot_return,
+    Root: a_set_user_id_program_takes_its_rights_back,
+];
+
+fn everything() -> (State, Privileges) {
+    (kernel::state(), kernel::all_threads()[0].privileges.clone())
+}
+
+fn clients() -> Vec<Identity> {
+    vec![
+        Identity::new(1000, 1000),
+        Identity::new(1000, 1000).supplementary([1010, 1011]),
+        Identity::new(1000, 1001).supplementary([1010, 1011]),
+        Identity::new(1002, 1001),
+        Identity::new(0, 1001),
+        Identity::new(1002, 0).supplementary([0]),
+        Identity::new(0, 0),
+    ]
+}
+
+/// What a change requests.
+fn is_inside(client: &Identity, both: bool, kept: Option<&[u32]>, before: &(State, Privileges)) {
+    let (state, privileges) = everything();
+    let (user, group) = (client.user().as_raw(), client.group().as_raw());
+    assert_eq!([privileges.users[1], privileges.users[3]], [user; 2]);
+    assert_eq!([state.identity.ids[1], state.identity.ids[3]], [group; 2]);
+    let (real_user, real_group) = (before.1.users[0], before.0.identity.ids[0]);
+    assert_eq!(privileges.users[0], if both { user } else { real_user });
+    assert_eq!(state.identity.ids[0], if both { group } else { real_group });
+    let groups: Vec<u32> = client.supplementary_groups().iter().map(|gid| gid.as_raw()).collect();
+    assert_eq!(state.identity.groups, kept.map_or(groups, <[u32]>::to_vec));
+    assert_eq!(state.death_signal, before.0.death_signal);
+}
+
+/// Every client from several starts of root: all are served, and restored exactly.
+fn walk() {
+    let mut states = 0;
+    for group_ids in [[0; 4], [3, 4, 5, 4], [3, 4, 5, 9]] {
+        for groups in [&[][..], &[7, 8]] {
+            for user_ids in [[0; 3], [0, 0, 1], [1, 0, 0], [0, 0, 1000], [5, 0, 6]] {
+                kernel::passes_in_child(|| {
+                    kernel::start_from(group_ids, groups);
+                    kernel::raw_setresuid(Some(user_ids[0]), Some(user_ids[1]), Some(user_ids[2])).unwrap();
+                    kernel::set_death_signal(libc::SIGTERM);
+                    let before = everything();
+                    for client in clients() {
+                        for both in [false, true] {
+                            for keeps in [false, true] {
+                                let change = || {
+                                    let make = if both { IdentityChange::both } else { IdentityChange::effective };
+                                    let change = make(&client);
+                                    if keeps { change.keep_supplementary() } else { change }
+                                };
+                                let kept = keeps.then_some(groups);
+                                let inside = || is_inside(&client, both, kept, &before);
+                                change().assume_on_thread().unwrap().run(inside);
+                                assert_eq!(everything(), before, "{}", change());
+                                change().assume().unwrap().run(inside);
+                                assert_eq!(everything(), before, "{}", change());
+                            }
+                        }
+                    }
+                });
+                states += clients().len() * 8;
+            }
+        }
+    }
+    println!("= {states} changes from root, all served, 0 violations");
+    assert_eq!(states, 3 * 2 * 5 * 7 * 8);
+}
+
+fn a_file_server_writes_as_its_client() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let client = Identity::new(1000, 1001).supplementary([1010]);
+    let path = folder.path().join("reply");
+    IdentityGuard::assume_effective_on_thread(&client).unwrap().run(|| std::fs::write(&path, "reply")).unwrap();
+    let owner = std::fs::metadata(&path).unwrap();
+    assert_eq!((owner.uid(), owner.gid()), (1000, 1001));
+}
+
+fn switching_between_clients() {
+    kernel::start_from([0, 0, 0, 0], &[7]);
+    kernel::set_death_signal(libc::SIGTERM);
+    let before = everything();
+    let mut switches = 0;
+    for first in clients() {
+        for second in clients() {
+            for both in [false, true] {
+                let make = if both { IdentityChange::both } else { IdentityChange::effective };
+                let mut guard = make(&first).assume_on_thread().unwrap();
+                for client in [&second, &second, &first, &second] {
+                    guard.switch_to(client).unwrap();
+                    is_inside(client, both, None, &before);
+                    switches += 1;
+                }
+                drop(guard);
+                assert_eq!(everything(), before, "{first} to {second}");
+            }
+        }
+    }
+    println!("= {switches} switches, 0 violations");
+    assert_eq!(switches, 7 * 7 * 2 * 4);
+}
+
+/// Each call that sets something, with the argument that tells it apart.
+const SETS: [(libc::c_long, &[(u8, u32)]); 6] = [
+    (calls::SYS_setgroups, &[(0, 2)]),
+    (calls::SYS_setresgid, &[(1, 1001)]),
+    (calls::SYS_setresuid, &[(1, 1001)]),
+    (calls::SYS_setresuid, &[(1, 0)]),
+    (calls::SYS_setresgid, &[(1, 1000)]),
+    (calls::SYS_setresuid, &[(1, 1000)]),
+];
+
+const ANSWERS: [Answer; 4] = [
+    Answer::Errno(libc::EPERM),
+    Answer::Errno(libc::EINVAL),
+    Answer::Errno(libc::ENOMEM),
+    Answer::SuccessWithoutDoing,
+];
+
+/// Whether the child ended by an abort; otherwise it must have passed.
+fn passes_or_aborts(f: impl FnOnce()) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    let status = kernel::in_child(|| {
+        f();
+        0
+    });
+    assert!(status.success() || status.signal() == Some(libc::SIGABRT), "{status}");
+    !status.success()
+}
+
+fn each_call_of_a_switch_refused_or_faked() {
+    let (first, second) = (Identity::new(1000, 1000), Identity::new(1001, 1001).supplementary([1010, 1011]));
+    let (mut rows, mut aborts) = (0, 0);
+    for (call, arguments) in SETS {
+        for answer in ANSWERS {
+            aborts += i32::from(passes_or_aborts(|| {
+                let before = everything();
+                let mut guard = IdentityGuard::assume_effective_on_thread(&first).unwrap();
+                sandbox::answer(call, arguments, answer);
+                match guard.switch_to(&second) {
+                    Ok(()) => is_inside(&second, false, None, &before),
+                    Err(_) => is_inside(&first, false, None, &before),
+                }
+                std::mem::forget(guard);
+                // Not restored: the filter might refuse that too.
+                std::process::exit(0);
+            }));
+            rows += 1;
+        }
+    }
+    println!("= {rows} rows, {aborts} aborts, 0 left changed");
+    assert_eq!(rows, 24);
+}
+
+fn each_call_refused_or_faked() {
+    let client = Identity::new(1000, 1000).supplementary([1010, 1011]);
+    let (mut rows, mut aborts) = (0, 0);
+    for both in [false, true] {
+        for (call, arguments) in SETS {
+            for answer in ANSWERS {
+                for after in [false, true] {
+                    aborts += i32::from(passes_or_aborts(|| {
+                        kernel::start_from([0; 4], &[7]);
+                        let before = everything();
+                        let make = if both { IdentityChange::both } else { IdentityChange::effective };
+                        if !after {
+                            sandbox::answer(call, arguments, answer);
+                        }
+                        match make(&client).assume_on_thread() {
+                            Err(_) => {}
+                            Ok(guard) => {
+                                is_inside(&client, both, None, &before);
+                                if after {
+                                    sandbox::answer(call, arguments, answer);
+                                }
+                                drop(guard);
+                            }
+                        }
+                        let mut now = everything();
+                        now.1.no_new_privs = before.1.no_new_privs;
+                        assert_eq!(now, before);
+                    }));
+                    rows += 1;
+                }
+            }
+        }
+    }
+    println!("= {rows} rows, {aborts} aborts, 0 left changed");
+    assert_eq!(rows, 96);
+}
+
+fn every_thread_follows_and_is_restored() {
+    kernel::start_from([0; 4], &[7]);
+    let _other = Sibling::start();
+    let before = kernel::all_threads();
+    let client = Identity::new(1000, 1001).supplementary([1010]);
+    IdentityGuard::assume_effective(&client).unwrap().run(|| {
+        for thread in kernel::all_threads() {
+            assert_eq!(thread.privileges.users, [0, 1000, 0, 1000]);
+            assert_eq!(thread.identity, kernel::Identity { ids: [0, 1001, 0, 1001], groups: vec![1010] });
+        }
+    });
+    assert_eq!(kernel::all_threads(), before);
+    let error = IdentityGuard::assume_real_and_effective(&client).unwrap_err();
+    assert!(matches!(error, Error::ThreadDiffers { .. }), "{error}");
+    assert_eq!(kernel::all_threads(), before);
+}
+
+/// The program reads its own status, and under an effective-only guard it could return.
+fn a_program_run_as_someone_cannot_return() {
+    kernel::start_from([0; 4], &[7]);
+    let client = Identity::new(1000, 1001).supplementary([1010]);
+    let status = || {
+        let output = Command::new("cat").arg("/proc/self/status").output().unwrap_or_else(|error| {
+            crate::common::ignore(&format!("needs cat: {error}"));
+        });
+        let text = String::from_utf8(output.stdout).unwrap();
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().map(String::from).collect::<Vec<_>>().join(" ")
+        };
+        ["Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:", "CapInh:", "CapAmb:"].map(field)
+    };
+    let none = "0000000000000000";
+    let inside = IdentityGuard::assume_real_and_effective_on_thread(&client).unwrap().run(status);
+    assert_eq!(inside, ["1000 1000 1000 1000", "1001 1001 1001 1001", "1010", none, none, none, none]);
+    let [users, ..] = IdentityGuard::assume_effective_on_thread(&client).unwrap().run(status);
+    assert_eq!(users, "0 1000 1000 1000");
+}
+
+/// It lives as its user, and is root again for one piece of work: the user goes first, then the groups.
+fn a_set_user_id_program_takes_its_rights_back() {
+    kernel::start_from([1000; 4], &[1000]);
+    kernel::raw_setresuid(Some(1000), Some(1000), Some(0)).unwrap();
+    kernel::set_death_signal(libc::SIGTERM);
+    let before = everything();
+    let root = Identity::new(0, 0);
+    IdentityGuard::assume_effective_on_thread(&root).unwrap().run(|| is_inside(&root, false, None, &before));
+    assert_eq!(everything(), before);
+    IdentityGuard::assume_effective(&root).unwrap().run(|| is_inside(&root, false, None, &before));
+    assert_eq!(everything(), before);
+}
