@@ -1,12 +1,59 @@
-// Here the pages are modules; of two definitions of a link the first one counts.
-//! [guide]: docs::guide
-//! [semantics]: docs::semantics
-//! [security]: docs::security
-//! [porting]: docs::porting
-//! [performance]: docs::performance
-//! [testing]: docs::testing
+//! Temporary and permanent changes of group, user or whole identity, for Linux.
 //!
-#![doc = include_str!("../README.md")]
+//! A guard changes the ids of the whole process or of the calling thread, and restores them exactly
+//! when it is dropped. A change that could not be restored is refused before anything changes.
+//!
+//! ```no_run
+//! use privilege_guard::{GroupGuard, Identity, IdentityGuard, PermanentDrop};
+//!
+//! {
+//!     // The real and effective group of the whole process.
+//!     let _guard = GroupGuard::assume(1004)?;
+//!     std::fs::write("report", "written as group 1004")?;
+//! }
+//! // Here the ids are exactly what they were.
+//!
+//! // A client's user, group and supplementary groups, on this thread only.
+//! let client = Identity::of_account("alice")?;
+//! IdentityGuard::assume_effective_on_thread(&client)?.run(|| std::fs::read("mail"))?;
+//!
+//! // Permanent, on every thread, and verified.
+//! PermanentDrop::to_account("www-data")?.apply()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Choosing a scope
+//!
+//! In a multithreaded program, use thread guards ([`Thread`], the functions `..._on_thread`). They
+//! change no other thread, and guards on different threads never conflict.
+//!
+//! Process guards ([`Process`]) change every thread and verify each one. Use them if the program is
+//! single-threaded or if every thread must change. They need a readable `/proc`.
+//!
+//! # Errors and aborts
+//!
+//! - [`Error`] means that nothing has changed, or that the change was rolled back.
+//! - A dropped guard and [`Guard::run`] abort the process if the kernel refuses the restore.
+//! - [`Guard::restore`] returns a [`RestoreError`] instead.
+//! - A permanent drop returns a [`DropError`]. After [`DropError::StillPrivileged`], end the process.
+//! - Looking up a name or parsing an id returns a [`LookupError`].
+//!
+//! # Limits
+//!
+//! The library is not a sandbox. It protects against mistakes of the program and failures of its
+//! environment, and not against hostile code in the same process. Processes, threads and open files
+//! that were created while a guard is active keep their identity when it ends. Guards are not for
+//! signal handlers or `pre_exec`. The [security](docs::security) page lists all promises and limits.
+//!
+//! # Pages
+//!
+//! - [Guide](docs::guide): recipes and troubleshooting
+//! - [Semantics](docs::semantics): the ids and the calls of the kernel
+//! - [Security](docs::security): promises and limits
+//! - [Porting](docs::porting): from other code
+//! - [Performance](docs::performance): the cost of a guard
+//! - [Testing](docs::testing): how the promises are tested
+
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 
@@ -25,7 +72,7 @@ mod permanent;
 mod plan;
 mod scope;
 
-/// The pages of `docs/`, as they are in the repository. Their pictures follow them: there are no other files beside these pages.
+/// The pages of `docs/`. Their pictures are included, because rustdoc copies no other files.
 #[cfg(any(doc, doctest))]
 pub mod docs {
     #[doc = include_str!("../docs/guide.md")]
@@ -43,6 +90,11 @@ pub mod docs {
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing {}
 }
+
+/// The code blocks of README.md, which are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeDoctests;
 
 pub use change::{GroupChange, IdentityChange, UserChange};
 pub use error::{
