@@ -22,13 +22,23 @@ const OWNER: u32 = 1000;
 const ORDINARY_USER: u32 = 1234;
 
 fn main() -> ExitCode {
-    common::run_as_root(&[0, GROUP, OTHER_GROUP, OWNER, ORDINARY_USER], check_permissions)
+    common::run_as_root(
+        &[0, GROUP, OTHER_GROUP, OWNER, ORDINARY_USER],
+        check_permissions,
+    )
 }
 
 fn check_permissions() -> Outcome {
     let before = Status::read()?;
     let folder = files::folder(0)?;
-    let file = |name, group| files::file(folder.path().join(name), (OWNER, group), 0o440, "Test content");
+    let file = |name, group| {
+        files::file(
+            folder.path().join(name),
+            (OWNER, group),
+            0o440,
+            "Test content",
+        )
+    };
     let (of_group, of_other) = (file("of-1005", GROUP)?, file("of-1006", OTHER_GROUP)?);
 
     println!("The tutorial's check, as root under group {GROUP}:");
@@ -38,13 +48,26 @@ fn check_permissions() -> Outcome {
     }
     println!("It says nothing of the group: root's CAP_DAC_OVERRIDE opens both.");
 
-    println!("The group's own rights, on a thread of user {ORDINARY_USER} without that capability:");
-    for (group, file, may) in
-        [(GROUP, &of_group, true), (GROUP, &of_other, false), (OTHER_GROUP, &of_group, false), (OTHER_GROUP, &of_other, true)]
-    {
-        verify(format_args!("group {group} may open {}", name(file)), group_may_read(group, file)?, may)?;
+    println!(
+        "The group's own rights, on a thread of user {ORDINARY_USER} without that capability:"
+    );
+    for (group, file, may) in [
+        (GROUP, &of_group, true),
+        (GROUP, &of_other, false),
+        (OTHER_GROUP, &of_group, false),
+        (OTHER_GROUP, &of_other, true),
+    ] {
+        verify(
+            format_args!("group {group} may open {}", name(file)),
+            group_may_read(group, file)?,
+            may,
+        )?;
     }
-    verify("this thread is what it was, with all its capabilities", Status::read()? == before, true)
+    verify(
+        "this thread is what it was, with all its capabilities",
+        Status::read()? == before,
+        true,
+    )
 }
 
 /// Whether members of the group may read the file, as members and in no other way.
@@ -54,7 +77,9 @@ fn group_may_read(group: u32, file: &Path) -> Outcome<bool> {
         let thread = scope.spawn(|| {
             give_up_roots_rights()?;
             // Supplementary groups open files too.
-            let as_member = GroupChange::both(group).no_supplementary().assume_on_thread()?;
+            let as_member = GroupChange::both(group)
+                .no_supplementary()
+                .assume_on_thread()?;
             Ok(as_member.run(|| may_read(file))?)
         });
         thread.join()

@@ -40,7 +40,11 @@ fn main() -> ExitCode {
 fn daemon(account: &str, log: &Path) -> Outcome {
     // What needs root comes first, and stays: descriptors are not asked again who holds them.
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
-    let log_file = OpenOptions::new().append(true).create(true).mode(0o640).open(log)?;
+    let log_file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(log)?;
 
     // Before there are threads: what they could hold, no call takes from them.
     let report = PermanentDrop::to_account(account)?.no_new_privs().apply()?;
@@ -67,14 +71,27 @@ impl Server {
     fn new(listener: TcpListener, log: File, report: DropReport) -> Outcome<Self> {
         listener.set_nonblocking(true)?;
         let tries = Mutex::new(vec![kernel::try_to_get_back([0])?]);
-        Ok(Server { listener, log, report, tries, answered: AtomicU32::new(0), until: Instant::now() + LONGEST })
+        Ok(Server {
+            listener,
+            log,
+            report,
+            tries,
+            answered: AtomicU32::new(0),
+            until: Instant::now() + LONGEST,
+        })
     }
 
     fn serve(&self) -> Outcome {
         let all_have_tried = Barrier::new(WORKERS);
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(|| self.work(&all_have_tried))).collect();
-            workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| Err("a worker has panicked".into())))
+            let workers: Vec<_> = (0..WORKERS)
+                .map(|_| scope.spawn(|| self.work(&all_have_tried)))
+                .collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|_| Err("a worker has panicked".into()))
+            })
         })
     }
 
@@ -92,7 +109,9 @@ impl Server {
                     Ok(()) => _ = self.answered.fetch_add(1, Ordering::Relaxed),
                     Err(error) => eprintln!("{client}: {error}"),
                 },
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    thread::sleep(Duration::from_millis(5))
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -102,11 +121,19 @@ impl Server {
     fn answer(&self, stream: &TcpStream, client: SocketAddr) -> Outcome {
         let request = http::read_request(stream)?;
         let (status, body) = match request.as_deref() {
-            Ok("/identity") => self.identity().map_or_else(|error| (500, error.to_string()), |body| (200, body)),
+            Ok("/identity") => self
+                .identity()
+                .map_or_else(|error| (500, error.to_string()), |body| (200, body)),
             Ok(_) => (404, "there is /identity".into()),
             Err((status, text)) => (*status, (*text).into()),
         };
-        (&self.log).write_all(format!("{client} {:?} {status}\n", request.as_deref().unwrap_or_default()).as_bytes())?;
+        (&self.log).write_all(
+            format!(
+                "{client} {:?} {status}\n",
+                request.as_deref().unwrap_or_default()
+            )
+            .as_bytes(),
+        )?;
         Ok(http::answer(stream, status, &body)?)
     }
 
@@ -125,10 +152,17 @@ impl Server {
 /// Starts the daemon, asks it what it is, and the kernel whether that is so.
 fn client(account: &str) -> Outcome {
     let known = User::from_name(account)?;
-    let known = known.ok_or_else(|| CannotRun(format!("there is no account {account}; name another: daemon ACCOUNT")))?;
+    let known = known.ok_or_else(|| {
+        CannotRun(format!(
+            "there is no account {account}; name another: daemon ACCOUNT"
+        ))
+    })?;
     let (user, group) = (known.uid.as_raw(), known.gid.as_raw());
     if user == 0 || group == 0 {
-        return Err(CannotRun(format!("{account} is root, or in its group; name another: daemon ACCOUNT")).into());
+        return Err(CannotRun(format!(
+            "{account} is root, or in its group; name another: daemon ACCOUNT"
+        ))
+        .into());
     }
     if let Some(missing) = kernel::missing(&[user, group])? {
         return Err(CannotRun(format!("{account} needs {missing}")).into());
@@ -145,36 +179,86 @@ fn client(account: &str) -> Outcome {
     verify("POST /identity", ask("POST /identity HTTP/1.1")?.0, 405)?;
     verify("nonsense", ask("nonsense")?.0, 400)?;
     let (status, identity) = ask("GET /identity HTTP/1.1")?;
-    print!("{}", identity.lines().map(|line| format!("    {line}\n")).collect::<String>());
+    print!(
+        "{}",
+        identity
+            .lines()
+            .map(|line| format!("    {line}\n"))
+            .collect::<String>()
+    );
     verify("GET /identity", status, 200)?;
 
     let threads = Status::read_all(daemon.process.id())?;
     let mut supplementary: Vec<u32> = supplementary.iter().map(|gid| gid.as_raw()).collect();
     supplementary.sort_unstable();
-    let groups = Identity { supplementary, ..Identity::only(group) };
+    let groups = Identity {
+        supplementary,
+        ..Identity::only(group)
+    };
     verify("threads", threads.len(), WORKERS + 1)?;
-    verify(format_args!("all user ids of all threads are {user}"), threads.iter().all(|thread| thread.users == [user; 4]), true)?;
-    verify(format_args!("the groups of all threads are {groups}"), threads.iter().all(|thread| thread.groups == groups), true)?;
-    verify("no thread has a capability", threads.iter().all(|thread| thread.held_capabilities == 0), true)?;
-    verify("every thread has no_new_privs", threads.iter().all(|thread| thread.no_new_privs), true)?;
-    let tried = identity.lines().filter(|line| line.ends_with("raw calls refused")).count();
-    verify("threads that tried to get back, and were refused", tried, threads.len())?;
+    verify(
+        format_args!("all user ids of all threads are {user}"),
+        threads.iter().all(|thread| thread.users == [user; 4]),
+        true,
+    )?;
+    verify(
+        format_args!("the groups of all threads are {groups}"),
+        threads.iter().all(|thread| thread.groups == groups),
+        true,
+    )?;
+    verify(
+        "no thread has a capability",
+        threads.iter().all(|thread| thread.held_capabilities == 0),
+        true,
+    )?;
+    verify(
+        "every thread has no_new_privs",
+        threads.iter().all(|thread| thread.no_new_privs),
+        true,
+    )?;
+    let tried = identity
+        .lines()
+        .filter(|line| line.ends_with("raw calls refused"))
+        .count();
+    verify(
+        "threads that tried to get back, and were refused",
+        tried,
+        threads.len(),
+    )?;
 
     let asked = thread::scope(|scope| {
-        let clients: Vec<_> = (4..CONNECTIONS).map(|_| scope.spawn(|| ask("GET /identity HTTP/1.1"))).collect();
+        let clients: Vec<_> = (4..CONNECTIONS)
+            .map(|_| scope.spawn(|| ask("GET /identity HTTP/1.1")))
+            .collect();
         clients
             .into_iter()
-            .map(|client| client.join().is_ok_and(|answer| answer.is_ok_and(|(status, _)| status == 200)))
+            .map(|client| {
+                client
+                    .join()
+                    .is_ok_and(|answer| answer.is_ok_and(|(status, _)| status == 200))
+            })
             .collect::<Vec<_>>()
     });
-    verify("answered at the same time", asked.iter().filter(|&&ok| ok).count(), asked.len())?;
-    verify(format_args!("it has ended after {CONNECTIONS} connections"), daemon.process.wait()?.success(), true)?;
+    verify(
+        "answered at the same time",
+        asked.iter().filter(|&&ok| ok).count(),
+        asked.len(),
+    )?;
+    verify(
+        format_args!("it has ended after {CONNECTIONS} connections"),
+        daemon.process.wait()?.success(),
+        true,
+    )?;
 
     // It could not open this file any more, and wrote to it all the time.
     let owner = fs::metadata(&log)?;
     let lines = fs::read_to_string(&log)?.lines().count();
     verify("owner of its log", owner.uid(), 0)?;
-    verify("lines in it: an open descriptor stays open", lines, CONNECTIONS as usize + 1)
+    verify(
+        "lines in it: an open descriptor stays open",
+        lines,
+        CONNECTIONS as usize + 1,
+    )
 }
 
 struct Daemon {
@@ -185,7 +269,12 @@ struct Daemon {
 impl Daemon {
     fn start(account: &str, log: &Path) -> Outcome<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        let mut process = command.args(["serve", account]).arg(log).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut process = command
+            .args(["serve", account])
+            .arg(log)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let mut line = String::new();
         if let Some(stdout) = process.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;

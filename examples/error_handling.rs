@@ -46,7 +46,11 @@ fn try_setregid(real: Option<u32>, effective: Option<u32>) -> Outcome<Option<Err
         Ok(guard) => {
             let inside = Identity::read()?;
             verify("real group", inside.real, real.unwrap_or(before.real))?;
-            verify("effective group", inside.effective, effective.unwrap_or(before.effective))?;
+            verify(
+                "effective group",
+                inside.effective,
+                effective.unwrap_or(before.effective),
+            )?;
             guard.restore().map_err(|error| error.to_string())?;
             None
         }

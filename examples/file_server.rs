@@ -66,7 +66,10 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let ids: Vec<u32> = [0, OWNER].into_iter().chain(arguments.all_groups()).collect();
+    let ids: Vec<u32> = [0, OWNER]
+        .into_iter()
+        .chain(arguments.all_groups())
+        .collect();
     common::run_as_root(&ids, || serve_and_prove(&arguments))
 }
 
@@ -79,14 +82,21 @@ fn serve_and_prove(arguments: &Arguments) -> Outcome {
 
     let folder = files::folder(0)?;
     let files = Files(folder.path().to_owned());
-    arguments.all_groups().try_for_each(|group| files.make_shared(group))?;
+    arguments
+        .all_groups()
+        .try_for_each(|group| files.make_shared(group))?;
 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let refused = thread::scope(|scope| {
         scope.spawn(|| serve(arguments, &listener, &files));
-        let clients: Vec<_> = (0..arguments.connections).map(|first| scope.spawn(move || request_all(arguments, address, first))).collect();
-        clients.into_iter().map(|client| client.join().expect("a client")).sum::<io::Result<u32>>()
+        let clients: Vec<_> = (0..arguments.connections)
+            .map(|first| scope.spawn(move || request_all(arguments, address, first)))
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("a client"))
+            .sum::<io::Result<u32>>()
     })?;
 
     let mut wrong = 0;
@@ -98,11 +108,27 @@ fn serve_and_prove(arguments: &Arguments) -> Outcome {
             Err(error) => return Err(error.into()),
         }
     }
-    let Arguments { control, workers, connections, groups, requests } = arguments;
-    let means = if *control { "libc's setegid" } else { "thread guards" };
-    println!("{requests} requests on {connections} connections as {groups} groups, {workers} workers with {means}:");
+    let Arguments {
+        control,
+        workers,
+        connections,
+        groups,
+        requests,
+    } = arguments;
+    let means = if *control {
+        "libc's setegid"
+    } else {
+        "thread guards"
+    };
+    println!(
+        "{requests} requests on {connections} connections as {groups} groups, {workers} workers with {means}:"
+    );
     if *control {
-        return verify(format_args!("{wrong} files have another request's group"), wrong > 0, true);
+        return verify(
+            format_args!("{wrong} files have another request's group"),
+            wrong > 0,
+            true,
+        );
     }
     verify("files that have another request's group", wrong, 0)?;
     verify("requests that were refused", refused, 0)
@@ -124,7 +150,13 @@ impl Files {
 
     /// Makes a file that nobody but this group may open: neither its owner, nor others.
     fn make_shared(&self, group: u32) -> Outcome {
-        files::file(self.shared(group), (OWNER, group), 0o040, &format!("for group {group}\n")).map(drop)
+        files::file(
+            self.shared(group),
+            (OWNER, group),
+            0o040,
+            &format!("for group {group}\n"),
+        )
+        .map(drop)
     }
 
     /// One request, as the group that the calling thread is in.
@@ -143,7 +175,9 @@ struct Job {
 
 impl Job {
     fn answer(&self, outcome: &io::Result<()>) {
-        let answer = outcome.as_ref().map_or_else(|error| format!("refused: {error}\n"), |()| "done\n".into());
+        let answer = outcome
+            .as_ref()
+            .map_or_else(|error| format!("refused: {error}\n"), |()| "done\n".into());
         // A client that has gone needs no answer.
         _ = (&*self.connection).write_all(answer.as_bytes());
     }
@@ -157,9 +191,20 @@ fn serve(arguments: &Arguments, listener: &TcpListener, files: &Files) {
             scope.spawn(|| {
                 // Root may open every file; what is left here is what a worker needs.
                 let only = CapabilitySet::SETGID;
-                set_capabilities(None, CapabilitySets { effective: only, permitted: only, inheritable: CapabilitySet::empty() })
-                    .expect("fewer capabilities");
-                if arguments.control { work_with_setegid(&jobs, files) } else { work_with_guards(&jobs, files) }
+                set_capabilities(
+                    None,
+                    CapabilitySets {
+                        effective: only,
+                        permitted: only,
+                        inheritable: CapabilitySet::empty(),
+                    },
+                )
+                .expect("fewer capabilities");
+                if arguments.control {
+                    work_with_setegid(&jobs, files)
+                } else {
+                    work_with_guards(&jobs, files)
+                }
             });
         }
         for connection in listener.incoming().take(arguments.connections as usize) {
@@ -175,8 +220,17 @@ fn read_requests(connection: TcpStream, jobs: &Sender<Job>) {
     let connection = Arc::new(connection);
     for line in BufReader::new(&*connection).lines().map_while(Result::ok) {
         let mut numbers = line.split(' ').map(str::parse);
-        let (Some(Ok(request)), Some(Ok(group))) = (numbers.next(), numbers.next()) else { return };
-        if jobs.send(Job { request, group, connection: Arc::clone(&connection) }).is_err() {
+        let (Some(Ok(request)), Some(Ok(group))) = (numbers.next(), numbers.next()) else {
+            return;
+        };
+        if jobs
+            .send(Job {
+                request,
+                group,
+                connection: Arc::clone(&connection),
+            })
+            .is_err()
+        {
             return;
         }
     }
@@ -213,7 +267,10 @@ fn work_with_setegid(jobs: &Mutex<Receiver<Job>>, files: &Files) {
 }
 
 fn wait_for(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
-    jobs.lock().expect("no worker panics while it waits").recv().ok()
+    jobs.lock()
+        .expect("no worker panics while it waits")
+        .recv()
+        .ok()
 }
 
 /// Where another worker waits already, there is none.

@@ -23,19 +23,42 @@ fn privilege_drop() -> Outcome {
     let old_groups = supplementary_groups()?;
     // The folder is the later user's, so that it can clear it away.
     let folder = files::folder(USER)?;
-    let protected = files::file(folder.path().join("shadow"), (0, old.effective.as_raw()), 0o640, "root:*:\n")?;
+    let protected = files::file(
+        folder.path().join("shadow"),
+        (0, old.effective.as_raw()),
+        0o640,
+        "root:*:\n",
+    )?;
 
-    verify(format_args!("the protected file (root:{}, 0640) can be read", old.effective), may_read(&protected)?, true)?;
+    verify(
+        format_args!(
+            "the protected file (root:{}, 0640) can be read",
+            old.effective
+        ),
+        may_read(&protected)?,
+        true,
+    )?;
 
     // What the tutorial does. It drops nothing: the user is still the file's owner, and root.
     let still = GroupGuard::assume(GROUP)?.run(|| may_read(&protected))?;
-    verify("under another group only, as `os.setregid(1001, 1001)`, it can be read", still, true)?;
+    verify(
+        "under another group only, as `os.setregid(1001, 1001)`, it can be read",
+        still,
+        true,
+    )?;
 
     let report = PermanentDrop::to_group(GROUP).user(USER).apply()?;
     println!("dropped: {report}");
 
-    verify("after the drop, it can be read", may_read(&protected)?, false)?;
-    let old_ids = [old.real, old.effective, old.saved, old.filesystem].into_iter().chain(old_groups).map(|gid| gid.as_raw());
+    verify(
+        "after the drop, it can be read",
+        may_read(&protected)?,
+        false,
+    )?;
+    let old_ids = [old.real, old.effective, old.saved, old.filesystem]
+        .into_iter()
+        .chain(old_groups)
+        .map(|gid| gid.as_raw());
     kernel::try_to_get_back(old_ids.filter(|&gid| gid != GROUP))?.verify_all_refused()?;
     let now = Status::read()?;
     verify("groups", now.groups, Identity::only(GROUP))?;

@@ -19,8 +19,16 @@ fn main() -> std::process::ExitCode {
         println!("Changed real group to {group}");
         let inside = Identity::read()?;
         verify("real group", inside.real, group)?;
-        verify("effective group, as before", inside.effective, before.effective)?;
-        verify("group of a new file, as before", group_of_new_file()?, before.effective)?;
+        verify(
+            "effective group, as before",
+            inside.effective,
+            before.effective,
+        )?;
+        verify(
+            "group of a new file, as before",
+            group_of_new_file()?,
+            before.effective,
+        )?;
 
         guard.restore().map_err(|error| error.to_string())?;
         println!("Changed back");

@@ -41,37 +41,70 @@ fn play_as_user(scores: &Path) -> Outcome {
 
     // First of all, the user's own group is what permission checks go by.
     let as_user = GroupGuard::assume_effective(start.real)?;
-    verify("as its user, it can write the score file", may_write(scores)?, false)?;
+    verify(
+        "as its user, it can write the score file",
+        may_write(scores)?,
+        false,
+    )?;
 
     GroupGuard::assume_effective(start.effective)?.run(|| write_score(scores, 4200))?;
     println!("wrote a score as group {}", start.effective);
-    verify("after that, it can write the score file", may_write(scores)?, false)?;
+    verify(
+        "after that, it can write the score file",
+        may_write(scores)?,
+        false,
+    )?;
 
     let report = as_user.drop_permanently()?;
     println!("dropped: {report}");
 
-    verify("after the drop, it can write the score file", may_write(scores)?, false)?;
-    verify("after the drop, it can read the score file", may_read(scores)?, false)?;
+    verify(
+        "after the drop, it can write the score file",
+        may_write(scores)?,
+        false,
+    )?;
+    verify(
+        "after the drop, it can read the score file",
+        may_read(scores)?,
+        false,
+    )?;
     kernel::try_to_get_back([start.effective.as_raw()])?.verify_all_refused()?;
     let now = Status::read()?;
     verify("groups", now.groups, Identity::only(PLAYER))?;
-    verify("all user ids are the player's", now.users == [PLAYER; 4], true)?;
+    verify(
+        "all user ids are the player's",
+        now.users == [PLAYER; 4],
+        true,
+    )?;
     verify("capabilities", now.held_capabilities, 0)
 }
 
 fn write_score(scores: &Path, score: u32) -> io::Result<()> {
     // Closed when written: an open file would outlive the group.
-    OpenOptions::new().append(true).open(scores)?.write_all(format!("user {PLAYER}: {score}\n").as_bytes())
+    OpenOptions::new()
+        .append(true)
+        .open(scores)?
+        .write_all(format!("user {PLAYER}: {score}\n").as_bytes())
 }
 
 fn install_and_play() -> Outcome {
     let folder = files::folder(0)?;
     if Status::read()?.no_new_privs {
-        return Err(CannotRun("no_new_privs is set here, and set-group-ID programs get no group".into()).into());
+        return Err(CannotRun(
+            "no_new_privs is set here, and set-group-ID programs get no group".into(),
+        )
+        .into());
     }
-    if statvfs(folder.path())?.flags().intersects(FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC) {
+    if statvfs(folder.path())?
+        .flags()
+        .intersects(FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC)
+    {
         let folder = std::env::temp_dir();
-        return Err(CannotRun(format!("{} is mounted nosuid or noexec; name another folder in TMPDIR", folder.display())).into());
+        return Err(CannotRun(format!(
+            "{} is mounted nosuid or noexec; name another folder in TMPDIR",
+            folder.display()
+        ))
+        .into());
     }
     let scores = files::file(folder.path().join("scores"), (0, GAMES), 0o660, "")?;
     let game = folder.path().join("game");
@@ -82,7 +115,12 @@ fn install_and_play() -> Outcome {
 
     println!("-- the game, installed root:{GAMES} 2755, run by user {PLAYER}");
     // Without supplementary groups, as std::process has it where the user is named.
-    let played = Command::new(&game).arg("play").arg(&scores).uid(PLAYER).gid(PLAYER).status();
+    let played = Command::new(&game)
+        .arg("play")
+        .arg(&scores)
+        .uid(PLAYER)
+        .gid(PLAYER)
+        .status();
     let played = played.map_err(|error| format!("the game did not start: {error}"))?;
     println!("-- and its parent, as root");
     if !played.success() {
@@ -95,5 +133,9 @@ fn install_and_play() -> Outcome {
         (kept.uid(), kept.gid(), kept.mode() & 0o7777) == (0, GAMES, 0o660),
         true,
     )?;
-    verify("it holds", fs::read_to_string(&scores)?.trim_end(), &format!("user {PLAYER}: 4200"))
+    verify(
+        "it holds",
+        fs::read_to_string(&scores)?.trim_end(),
+        &format!("user {PLAYER}: 4200"),
+    )
 }

@@ -27,8 +27,16 @@ fn main() -> std::process::ExitCode {
         }
         println!("Back");
         verify("identity", Identity::read()?, before.clone())?;
-        verify("group of the file that was written", report.metadata()?.gid(), group)?;
-        verify("group of a new file", group_of_new_file()?, before.effective)?;
+        verify(
+            "group of the file that was written",
+            report.metadata()?.gid(),
+            group,
+        )?;
+        verify(
+            "group of a new file",
+            group_of_new_file()?,
+            before.effective,
+        )?;
 
         println!("The same with a panic, on purpose");
         let panicked = std::panic::catch_unwind(|| -> common::Outcome {

@@ -64,11 +64,21 @@ fn inside_spawn_blocking() -> Outcome {
     let own = group_of_this_thread();
     let runtime = several_threads();
     let (inside, after) = runtime.block_on(async {
-        let work = || GroupGuard::assume_on_thread(GROUP).map(|guard| guard.run(group_of_this_thread));
+        let work =
+            || GroupGuard::assume_on_thread(GROUP).map(|guard| guard.run(group_of_this_thread));
         let inside = spawn_blocking(work).await.expect("the work")?;
-        Ok::<_, Error>((inside, spawn_blocking(group_of_this_thread).await.expect("the work")))
+        Ok::<_, Error>((
+            inside,
+            spawn_blocking(group_of_this_thread)
+                .await
+                .expect("the work"),
+        ))
     })?;
-    verify("group in spawn_blocking, under a guard of its own", inside, GROUP)?;
+    verify(
+        "group in spawn_blocking, under a guard of its own",
+        inside,
+        GROUP,
+    )?;
     verify("group in the next spawn_blocking", after, own)
 }
 
@@ -79,14 +89,24 @@ fn held_in_block_on() -> Outcome {
     let held = |runtime: Runtime| {
         runtime.block_on(async {
             let guard = GroupGuard::assume_on_thread(GROUP)?;
-            let other = tokio::spawn(async { group_of_this_thread() }).await.expect("the other task");
+            let other = tokio::spawn(async { group_of_this_thread() })
+                .await
+                .expect("the other task");
             drop(guard);
             Ok::<_, Error>(other)
         })
     };
     let (several, one) = (held(several_threads())?, held(one_thread())?);
-    verify("block_on, a guard held across an await: group of another task, on its own thread", several, own)?;
-    verify("block_on, a guard held across an await: group of another task, on the same thread", one, GROUP)
+    verify(
+        "block_on, a guard held across an await: group of another task, on its own thread",
+        several,
+        own,
+    )?;
+    verify(
+        "block_on, a guard held across an await: group of another task, on the same thread",
+        one,
+        GROUP,
+    )
 }
 
 /// Compiles, since local tasks need no `Send`: and the other local tasks run as the group of one that waits.
@@ -109,10 +129,16 @@ fn held_in_a_local_set() -> Outcome {
             yield_now().await;
             Ok::<_, Error>(())
         });
-        let right = spawn_local(async { group_of_this_thread() }).await.expect("the other task");
+        let right = spawn_local(async { group_of_this_thread() })
+            .await
+            .expect("the other task");
         holder.await.expect("the holder").map(|()| (wrong, right))
     })?;
-    verify("LocalSet, a guard held across an await: group of another task", wrong, GROUP)?;
+    verify(
+        "LocalSet, a guard held across an await: group of another task",
+        wrong,
+        GROUP,
+    )?;
     verify("LocalSet, work in `run`: group of another task", right, own)
 }
 
@@ -124,7 +150,9 @@ fn a_pool_started_under_a_guard() -> Outcome {
     let first = runtime.spawn_blocking(group_of_this_thread);
     drop(guard);
     runtime.block_on(first).expect("the work");
-    let later = runtime.block_on(runtime.spawn_blocking(group_of_this_thread)).expect("the work");
+    let later = runtime
+        .block_on(runtime.spawn_blocking(group_of_this_thread))
+        .expect("the work");
 
     // Best call nothing under a guard that may start a thread. Where that cannot be helped, all of the pool is started before,
     // and none of it ends.
@@ -141,12 +169,23 @@ fn a_pool_started_under_a_guard() -> Outcome {
     let work = runtime.spawn_blocking(group_of_this_thread);
     drop(guard);
     let warm = runtime.block_on(work).expect("the work");
-    verify("group of a blocking pool that was first used under a guard, ever after", later, GROUP)?;
-    verify("group of a blocking pool that was started before", warm, own)
+    verify(
+        "group of a blocking pool that was first used under a guard, ever after",
+        later,
+        GROUP,
+    )?;
+    verify(
+        "group of a blocking pool that was started before",
+        warm,
+        own,
+    )
 }
 
 fn several_threads() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).build().expect("a runtime")
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .expect("a runtime")
 }
 
 fn one_thread() -> Runtime {
@@ -154,7 +193,11 @@ fn one_thread() -> Runtime {
 }
 
 fn with_pool_of(threads: usize) -> Runtime {
-    Builder::new_current_thread().max_blocking_threads(threads).thread_keep_alive(Duration::MAX).build().expect("a runtime")
+    Builder::new_current_thread()
+        .max_blocking_threads(threads)
+        .thread_keep_alive(Duration::MAX)
+        .build()
+        .expect("a runtime")
 }
 
 fn group_of_this_thread() -> u32 {

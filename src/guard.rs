@@ -554,9 +554,14 @@ impl<S: Scope> GroupGuard<S> {
         let group = group.into();
         self.switch(|change| {
             GroupChange::both(group).change.validate()?;
-            let one_id = || Error::NotOneId { requested: change.to_string() };
+            let one_id = || Error::NotOneId {
+                requested: change.to_string(),
+            };
             change.group.single().ok_or_else(one_id)?;
-            Ok(Change { group: change.group.with(group), ..change.clone() })
+            Ok(Change {
+                group: change.group.with(group),
+                ..change.clone()
+            })
         })
     }
 }
@@ -575,9 +580,14 @@ impl<S: Scope> UserGuard<S> {
         let user = user.into();
         self.switch(|change| {
             UserChange::both(user).change.validate()?;
-            let one_id = || Error::NotOneId { requested: change.to_string() };
+            let one_id = || Error::NotOneId {
+                requested: change.to_string(),
+            };
             change.user.single().ok_or_else(one_id)?;
-            Ok(Change { user: change.user.with(user), ..change.clone() })
+            Ok(Change {
+                user: change.user.with(user),
+                ..change.clone()
+            })
         })
     }
 }

@@ -7,7 +7,12 @@ use plotters::prelude::*;
 use crate::contest::{Effort, median, nanoseconds};
 use crate::work::{Sleepers, Work};
 
-const SHOWN: [Work; 4] = [Work::LibcPair, Work::ProcessGuard, Work::FiveRawCalls, Work::ThreadGuard];
+const SHOWN: [Work; 4] = [
+    Work::LibcPair,
+    Work::ProcessGuard,
+    Work::FiveRawCalls,
+    Work::ThreadGuard,
+];
 
 /// Microseconds of each of [`SHOWN`] beside so many other threads.
 pub struct Point {
@@ -28,20 +33,33 @@ pub fn measure(effort: Effort) -> Vec<Point> {
                 costs.push(nanoseconds(work.time(4), 4) / 1000.0);
             }
         }
-        Point { other_threads, costs: costs.map(median) }
+        Point {
+            other_threads,
+            costs: costs.map(median),
+        }
     };
     counts.iter().map(point).collect()
 }
 
 pub fn draw(path: &str, points: &[Point]) -> Result<(), Box<dyn Error>> {
-    let most_threads = points.iter().map(|point| point.other_threads).max().unwrap_or(1);
-    let highest = points.iter().flat_map(|point| point.costs).fold(1.0, f64::max);
+    let most_threads = points
+        .iter()
+        .map(|point| point.other_threads)
+        .max()
+        .unwrap_or(1);
+    let highest = points
+        .iter()
+        .flat_map(|point| point.costs)
+        .fold(1.0, f64::max);
 
     let area = SVGBackend::new(path, (760, 440)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
         .margin(12)
-        .caption("Cost of one change of the group and back", ("sans-serif", 18))
+        .caption(
+            "Cost of one change of the group and back",
+            ("sans-serif", 18),
+        )
         .x_label_area_size(44)
         .y_label_area_size(64)
         .build_cartesian_2d(0..most_threads, (0.3..highest * 2.0).log_scale())?;
@@ -51,7 +69,13 @@ pub fn draw(path: &str, points: &[Point]) -> Result<(), Box<dyn Error>> {
         .y_desc("microseconds")
         .label_style(("sans-serif", 15))
         .axis_desc_style(("sans-serif", 15))
-        .y_label_formatter(&|cost| if *cost < 1.0 { format!("{cost:.1}") } else { format!("{cost:.0}") })
+        .y_label_formatter(&|cost| {
+            if *cost < 1.0 {
+                format!("{cost:.1}")
+            } else {
+                format!("{cost:.0}")
+            }
+        })
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.1))
         .draw()?;
@@ -63,7 +87,9 @@ pub fn draw(path: &str, points: &[Point]) -> Result<(), Box<dyn Error>> {
             Work::LibcPair => RGBColor(0xf0, 0xc8, 0xc0).stroke_width(7),
             _ => RGBColor(0xc0, 0xd8, 0xe8).stroke_width(7),
         };
-        let line = points.iter().map(|point| (point.other_threads, point.costs[index]));
+        let line = points
+            .iter()
+            .map(|point| (point.other_threads, point.costs[index]));
         chart
             .draw_series(LineSeries::new(line, style))?
             .label(work.to_string())

@@ -35,7 +35,9 @@ impl Contest {
     pub fn estimate(&self, criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(self.to_string());
         for work in [self.ours, self.theirs] {
-            group.bench_function(work.to_string(), |bencher| bencher.iter_custom(|times| work.time(times)));
+            group.bench_function(work.to_string(), |bencher| {
+                bencher.iter_custom(|times| work.time(times))
+            });
         }
     }
 
@@ -58,14 +60,23 @@ impl Contest {
             ratios.push(mine.as_secs_f64() / other.as_secs_f64());
         }
         let detail = format!("{:>9.0} ns / {:>7.0} ns", median(ours), median(theirs));
-        Line { name: self.to_string(), measured: median(ratios), goal: self.goal, detail }
+        Line {
+            name: self.to_string(),
+            measured: median(ratios),
+            goal: self.goal,
+            detail,
+        }
     }
 }
 
 impl fmt::Display for Contest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} : {}", self.ours, self.theirs)?;
-        if matches!(self.ours, Work::ProcessGuard) { write!(f, ", {} other threads", self.other_threads) } else { Ok(()) }
+        if matches!(self.ours, Work::ProcessGuard) {
+            write!(f, ", {} other threads", self.other_threads)
+        } else {
+            Ok(())
+        }
     }
 }
 

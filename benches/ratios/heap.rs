@@ -27,16 +27,18 @@ unsafe impl GlobalAlloc for Counting {
 
 pub fn lines() -> impl Iterator<Item = Line> {
     const TIMES: u64 = 1000;
-    [Work::ThreadGuard, Work::ProcessGuard, Work::SwitchToAnother].into_iter().map(|work| {
-        work.time(1);
-        let before = HEAP.0.load(Ordering::Relaxed);
-        work.time(TIMES);
-        let allocations = HEAP.0.load(Ordering::Relaxed) - before;
-        Line {
-            name: format!("heap allocations per {work}, once warm"),
-            measured: allocations as f64 / TIMES as f64,
-            goal: Some(0.0),
-            detail: format!("{allocations:>9} in {TIMES}"),
-        }
-    })
+    [Work::ThreadGuard, Work::ProcessGuard, Work::SwitchToAnother]
+        .into_iter()
+        .map(|work| {
+            work.time(1);
+            let before = HEAP.0.load(Ordering::Relaxed);
+            work.time(TIMES);
+            let allocations = HEAP.0.load(Ordering::Relaxed) - before;
+            Line {
+                name: format!("heap allocations per {work}, once warm"),
+                measured: allocations as f64 / TIMES as f64,
+                goal: Some(0.0),
+                detail: format!("{allocations:>9} in {TIMES}"),
+            }
+        })
 }

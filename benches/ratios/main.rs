@@ -21,7 +21,11 @@ fn main() {
         return;
     }
     // `cargo test --benches` only asks whether it runs.
-    let effort = if std::env::args().any(|argument| argument == "--bench") { Effort::Measure } else { Effort::Try };
+    let effort = if std::env::args().any(|argument| argument == "--bench") {
+        Effort::Measure
+    } else {
+        Effort::Try
+    };
     let mut estimates = Criterion::default()
         .configure_from_args()
         .without_plots()
@@ -51,8 +55,18 @@ fn main() {
 }
 
 fn contests() -> Vec<Contest> {
-    let per_thread = |ours, theirs, goal| Contest { ours, theirs, goal, other_threads: 0 };
-    let among = |other_threads, goal| Contest { ours: Work::ProcessGuard, theirs: Work::LibcPair, goal, other_threads };
+    let per_thread = |ours, theirs, goal| Contest {
+        ours,
+        theirs,
+        goal,
+        other_threads: 0,
+    };
+    let among = |other_threads, goal| Contest {
+        ours: Work::ProcessGuard,
+        theirs: Work::LibcPair,
+        goal,
+        other_threads,
+    };
     vec![
         per_thread(Work::ThreadGuard, Work::FiveRawCalls, Some(1.10)),
         per_thread(Work::ThreadGuard, Work::SevenRawCalls, None),

@@ -8,7 +8,8 @@ mod calls {
     pub use libc::{SYS_getegid, SYS_getresgid, SYS_setfsgid, SYS_setresgid};
     #[cfg(any(target_arch = "x86", target_arch = "arm"))]
     pub use libc::{
-        SYS_getegid32 as SYS_getegid, SYS_getresgid32 as SYS_getresgid, SYS_setfsgid32 as SYS_setfsgid, SYS_setresgid32 as SYS_setresgid,
+        SYS_getegid32 as SYS_getegid, SYS_getresgid32 as SYS_getresgid,
+        SYS_setfsgid32 as SYS_setfsgid, SYS_setresgid32 as SYS_setresgid,
     };
 }
 
@@ -25,9 +26,19 @@ fn read() -> [u32; 3] {
     let (mut real, mut effective, mut saved, mut signal) = (0u32, 0u32, 0u32, 0i32);
     // SAFETY: valid pointers, and numbers.
     unsafe {
-        let read = libc::syscall(calls::SYS_getresgid, &raw mut real, &raw mut effective, &raw mut saved);
+        let read = libc::syscall(
+            calls::SYS_getresgid,
+            &raw mut real,
+            &raw mut effective,
+            &raw mut saved,
+        );
         let filesystem = libc::syscall(calls::SYS_setfsgid, LEAVE);
-        let signal = libc::syscall(libc::SYS_prctl, libc::PR_GET_PDEATHSIG, &raw mut signal, null_mut::<u8>());
+        let signal = libc::syscall(
+            libc::SYS_prctl,
+            libc::PR_GET_PDEATHSIG,
+            &raw mut signal,
+            null_mut::<u8>(),
+        );
         assert!(read == 0 && filesystem >= 0 && signal == 0);
     }
     [real, effective, saved]
@@ -37,7 +48,11 @@ fn read() -> [u32; 3] {
 pub fn seven_calls(group: u32) {
     let read_back = |expected: u32| {
         // SAFETY: numbers only.
-        assert_eq!(unsafe { libc::syscall(calls::SYS_getegid) }, expected as libc::c_long);
+        assert_eq!(
+            // SAFETY: numbers only.
+            unsafe { libc::syscall(calls::SYS_getegid) },
+            expected as libc::c_long
+        );
     };
     let [real, effective, saved] = read();
     setresgid(group, group, LEAVE);
@@ -49,7 +64,11 @@ pub fn seven_calls(group: u32) {
 /// `setresgid(2)`, of the calling thread only.
 pub fn setresgid(real: u32, effective: u32, saved: u32) {
     // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::syscall(calls::SYS_setresgid, real, effective, saved) }, 0);
+    assert_eq!(
+        // SAFETY: numbers only.
+        unsafe { libc::syscall(calls::SYS_setresgid, real, effective, saved) },
+        0
+    );
 }
 
 /// `setresgid(3)`, of all threads.

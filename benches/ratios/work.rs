@@ -34,15 +34,27 @@ impl Work {
     /// Does it this many times, and says how long that took.
     pub fn time(self, times: u64) -> Duration {
         match self {
-            Work::ThreadGuard => timed(times, |_| drop(black_box(GroupGuard::assume_on_thread(GROUP).expect("a guard")))),
-            Work::ProcessGuard => timed(times, |_| drop(black_box(GroupGuard::assume(GROUP).expect("a guard")))),
+            Work::ThreadGuard => timed(times, |_| {
+                drop(black_box(
+                    GroupGuard::assume_on_thread(GROUP).expect("a guard"),
+                ))
+            }),
+            Work::ProcessGuard => timed(times, |_| {
+                drop(black_box(GroupGuard::assume(GROUP).expect("a guard")))
+            }),
             Work::SwitchToAnother => {
                 let mut guard = GroupGuard::assume_on_thread(GROUP).expect("a guard");
-                timed(times, |turn| guard.switch_to(GROUP + 1 + turn as u32 % 2).expect("a switch"))
+                timed(times, |turn| {
+                    guard
+                        .switch_to(GROUP + 1 + turn as u32 % 2)
+                        .expect("a switch")
+                })
             }
             Work::SwitchToTheSame => {
                 let mut guard = GroupGuard::assume_on_thread(GROUP).expect("a guard");
-                timed(times, |_| guard.switch_to(black_box(GROUP)).expect("a switch"))
+                timed(times, |_| {
+                    guard.switch_to(black_box(GROUP)).expect("a switch")
+                })
             }
             Work::FiveRawCalls => timed(times, |_| raw::five_calls(GROUP)),
             Work::SevenRawCalls => timed(times, |_| raw::seven_calls(GROUP)),
@@ -130,7 +142,9 @@ impl Sleepers {
                 }
             }
         };
-        let threads = (0..count).map(|_| std::thread::spawn(sleep(Arc::clone(&over)))).collect();
+        let threads = (0..count)
+            .map(|_| std::thread::spawn(sleep(Arc::clone(&over))))
+            .collect();
         Sleepers { threads, over }
     }
 }

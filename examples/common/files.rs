@@ -9,14 +9,21 @@ use super::Outcome;
 
 /// A folder that all may enter: what is refused in it is refused by the files.
 pub fn folder(owner: u32) -> Outcome<tempfile::TempDir> {
-    let folder = tempfile::Builder::new().prefix("privilege-guard-").tempdir()?;
+    let folder = tempfile::Builder::new()
+        .prefix("privilege-guard-")
+        .tempdir()?;
     fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))?;
     chown(folder.path(), Some(owner), None)?;
     Ok(folder)
 }
 
 /// A file of this user and group.
-pub fn file(path: PathBuf, (user, group): (u32, u32), mode: u32, content: &str) -> Outcome<PathBuf> {
+pub fn file(
+    path: PathBuf,
+    (user, group): (u32, u32),
+    mode: u32,
+    content: &str,
+) -> Outcome<PathBuf> {
     fs::write(&path, content)?;
     fs::set_permissions(&path, PermissionsExt::from_mode(mode))?;
     chown(&path, Some(user), Some(group))?;

@@ -23,10 +23,15 @@ pub fn read_request(mut stream: &TcpStream) -> io::Result<Result<String, (u16, &
             return Ok(Err((431, "the request is too large")));
         }
     }
-    let line = request.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let line = request
+        .split(|&byte| byte == b'\r')
+        .next()
+        .unwrap_or_default();
     let line = String::from_utf8_lossy(line);
     Ok(match line.split(' ').collect::<Vec<_>>()[..] {
-        ["GET", target, "HTTP/1.1" | "HTTP/1.0"] if target.starts_with('/') => Ok(target.to_owned()),
+        ["GET", target, "HTTP/1.1" | "HTTP/1.0"] if target.starts_with('/') => {
+            Ok(target.to_owned())
+        }
         [_, _, "HTTP/1.1" | "HTTP/1.0"] => Err((405, "only GET")),
         _ => Err((400, "not a request line")),
     })
@@ -41,7 +46,9 @@ pub fn answer(mut stream: &TcpStream, status: u16, body: &str) -> io::Result<()>
         _ => "Bad Request",
     };
     let length = body.len();
-    let head = format!("HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    let head = format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(format!("{head}{body}").as_bytes())
 }
 
@@ -54,6 +61,10 @@ pub fn ask(server: SocketAddr, line: &str) -> io::Result<(u16, String)> {
     stream.take(1 << 20).read_to_string(&mut reply)?;
     let malformed = || io::Error::other(format!("not an answer: {reply:?}"));
     let (head, body) = reply.split_once("\r\n\r\n").ok_or_else(malformed)?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(malformed)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .ok_or_else(malformed)?;
     Ok((status, body.to_owned()))
 }

@@ -29,14 +29,29 @@ impl Identity {
 
     /// This group and no other.
     pub fn only(group: u32) -> Self {
-        Identity { real: group, effective: group, saved: group, filesystem: group, supplementary: vec![] }
+        Identity {
+            real: group,
+            effective: group,
+            saved: group,
+            filesystem: group,
+            supplementary: vec![],
+        }
     }
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Identity { real, effective, saved, filesystem, supplementary } = self;
-        write!(f, "real {real}, effective {effective}, saved {saved}, filesystem {filesystem}, supplementary {supplementary:?}")
+        let Identity {
+            real,
+            effective,
+            saved,
+            filesystem,
+            supplementary,
+        } = self;
+        write!(
+            f,
+            "real {real}, effective {effective}, saved {saved}, filesystem {filesystem}, supplementary {supplementary:?}"
+        )
     }
 }
 
@@ -61,19 +76,42 @@ impl Status {
     /// Those of every thread of a process.
     pub fn read_all(process: u32) -> Outcome<Vec<Self>> {
         let tasks = format!("/proc/{process}/task");
-        let threads = fs::read_dir(&tasks).map_err(|error| format!("cannot read {tasks}: {error}"))?;
-        threads.map(|thread| Status::read_from(&thread?.path().join("status"))).collect()
+        let threads =
+            fs::read_dir(&tasks).map_err(|error| format!("cannot read {tasks}: {error}"))?;
+        threads
+            .map(|thread| Status::read_from(&thread?.path().join("status")))
+            .collect()
     }
 
     fn read_from(path: &Path) -> Outcome<Self> {
         let text = read(path)?;
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).ok_or(format!("no {name} in status"));
-        let numbers = |name: &str| -> Outcome<Vec<u32>> { Ok(field(name)?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?) };
-        let four = |name: &str| -> Outcome<[u32; 4]> { Ok(numbers(name)?.try_into().map_err(|_| format!("not four ids: {name}"))?) };
-        let mask = |name: &str| -> Outcome<u64> { Ok(u64::from_str_radix(field(name)?.trim(), 16)?) };
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .ok_or(format!("no {name} in status"))
+        };
+        let numbers = |name: &str| -> Outcome<Vec<u32>> {
+            Ok(field(name)?
+                .split_whitespace()
+                .map(str::parse)
+                .collect::<Result<_, _>>()?)
+        };
+        let four = |name: &str| -> Outcome<[u32; 4]> {
+            Ok(numbers(name)?
+                .try_into()
+                .map_err(|_| format!("not four ids: {name}"))?)
+        };
+        let mask =
+            |name: &str| -> Outcome<u64> { Ok(u64::from_str_radix(field(name)?.trim(), 16)?) };
         let [real, effective, saved, filesystem] = four("Gid:")?;
         Ok(Status {
-            groups: Identity { real, effective, saved, filesystem, supplementary: numbers("Groups:")? },
+            groups: Identity {
+                real,
+                effective,
+                saved,
+                filesystem,
+                supplementary: numbers("Groups:")?,
+            },
             users: four("Uid:")?,
             effective_capabilities: mask("CapEff:")?,
             held_capabilities: mask("CapPrm:")? | mask("CapInh:")? | mask("CapAmb:")?,
@@ -88,7 +126,10 @@ const SHOW_GROUP: &str = "PRIVILEGE_GUARD_SHOW_GROUP";
 /// The effective group of a process that is started now.
 pub fn group_of_child() -> Outcome<u32> {
     let program = "/proc/self/exe";
-    let output = Command::new(program).env(SHOW_GROUP, "").output().map_err(|error| format!("cannot start {program}: {error}"))?;
+    let output = Command::new(program)
+        .env(SHOW_GROUP, "")
+        .output()
+        .map_err(|error| format!("cannot start {program}: {error}"))?;
     Ok(String::from_utf8(output.stdout)?.trim_end().parse()?)
 }
 
@@ -104,13 +145,17 @@ pub fn is_child_that_shows_its_group() -> bool {
 /// Reads a file, and says in the error which one could not be read.
 fn read(path: impl AsRef<Path>) -> Outcome<String> {
     let path = path.as_ref();
-    Ok(fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?)
+    Ok(fs::read_to_string(path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?)
 }
 
 /// What this process would need besides, to be root over these ids.
 pub fn missing(ids: &[u32]) -> Outcome<Option<String>> {
     let needed = CapabilitySet::SETGID | CapabilitySet::SETUID | CapabilitySet::CHOWN;
-    if !rustix::thread::capabilities(None)?.effective.contains(needed) {
+    if !rustix::thread::capabilities(None)?
+        .effective
+        .contains(needed)
+    {
         return Ok(Some("CAP_SETGID, CAP_SETUID and CAP_CHOWN".into()));
     }
     for map in ["/proc/self/uid_map", "/proc/self/gid_map"] {
@@ -120,12 +165,16 @@ pub fn missing(ids: &[u32]) -> Outcome<Option<String>> {
         }
     }
     let denied = fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
-    Ok(denied.then(|| "setgroups, which is denied in this user namespace (/proc/self/setgroups)".into()))
+    Ok(denied
+        .then(|| "setgroups, which is denied in this user namespace (/proc/self/setgroups)".into()))
 }
 
 fn maps(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
-        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let numbers: Vec<u64> = line
+            .split_whitespace()
+            .filter_map(|number| number.parse().ok())
+            .collect();
         matches!(numbers[..], [first, _, count] if (first..first + count).contains(&u64::from(id)))
     })
 }
@@ -144,18 +193,33 @@ impl Tries {
     }
 
     pub fn verify_all_refused(&self) -> Outcome {
-        verify("tries to get back", self, &Tries { answered: vec![], ..self.clone() })
+        verify(
+            "tries to get back",
+            self,
+            &Tries {
+                answered: vec![],
+                ..self.clone()
+            },
+        )
     }
 
     fn add(&mut self, call: String, refused: bool) {
-        if refused { self.refused += 1 } else { self.answered.push(call) }
+        if refused {
+            self.refused += 1
+        } else {
+            self.answered.push(call)
+        }
     }
 }
 
 impl fmt::Display for Tries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} raw calls refused", self.refused)?;
-        if self.all_refused() { Ok(()) } else { write!(f, "; answered with success: {}", self.answered.join(", ")) }
+        if self.all_refused() {
+            Ok(())
+        } else {
+            write!(f, "; answered with success: {}", self.answered.join(", "))
+        }
     }
 }
 
@@ -167,40 +231,70 @@ pub fn try_to_get_back(groups: impl IntoIterator<Item = u32>) -> Outcome<Tries> 
         let id = group as libc::c_long;
         for (name, number, arguments) in [
             ("setresgid", calls::SYS_setresgid, [id; 3]),
-            ("setresgid of the saved id", calls::SYS_setresgid, [-1, -1, id]),
+            (
+                "setresgid of the saved id",
+                calls::SYS_setresgid,
+                [-1, -1, id],
+            ),
             ("setregid", calls::SYS_setregid, [id, id, 0]),
             ("setgid", calls::SYS_setgid, [id, 0, 0]),
         ] {
-            tries.add(format!("{name}, group {group}"), call(number, arguments).is_err());
+            tries.add(
+                format!("{name}, group {group}"),
+                call(number, arguments).is_err(),
+            );
         }
         // It answers the id before, whether it sets the other or not.
         let before = call(calls::SYS_setfsgid, [id, 0, 0]);
-        let refused = before.is_err() || before.is_ok_and(|before| before as u32 == now) && Identity::read()?.filesystem == now;
+        let refused = before.is_err()
+            || before.is_ok_and(|before| before as u32 == now)
+                && Identity::read()?.filesystem == now;
         tries.add(format!("setfsgid, group {group}"), refused);
         let list = [rustix::process::Gid::from_raw(group)];
-        tries.add(format!("setgroups, group {group}"), rustix::thread::set_thread_groups(&list).is_err());
+        tries.add(
+            format!("setgroups, group {group}"),
+            rustix::thread::set_thread_groups(&list).is_err(),
+        );
     }
-    tries.add("setgroups, none".into(), rustix::thread::set_thread_groups(&[]).is_err());
-    tries.add("setresuid, user 0".into(), call(calls::SYS_setresuid, [0; 3]).is_err());
-    tries.add("setuid, user 0".into(), call(calls::SYS_setuid, [0; 3]).is_err());
+    tries.add(
+        "setgroups, none".into(),
+        rustix::thread::set_thread_groups(&[]).is_err(),
+    );
+    tries.add(
+        "setresuid, user 0".into(),
+        call(calls::SYS_setresuid, [0; 3]).is_err(),
+    );
+    tries.add(
+        "setuid, user 0".into(),
+        call(calls::SYS_setuid, [0; 3]).is_err(),
+    );
     let mut sets = rustix::thread::capabilities(None)?;
     sets.permitted |= CapabilitySet::SETGID;
     sets.effective |= CapabilitySet::SETGID;
-    tries.add("capset, CAP_SETGID".into(), rustix::thread::set_capabilities(None, sets).is_err());
+    tries.add(
+        "capset, CAP_SETGID".into(),
+        rustix::thread::set_capabilities(None, sets).is_err(),
+    );
     // No way back, but refused to who has nothing: an answer of success is made up.
     let dropped = rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SETGID);
-    tries.add("prctl(PR_CAPBSET_DROP), CAP_SETGID".into(), dropped.is_err());
+    tries.add(
+        "prctl(PR_CAPBSET_DROP), CAP_SETGID".into(),
+        dropped.is_err(),
+    );
     Ok(tries)
 }
 
 /// The calls that take 32-bit ids: on 32-bit x86 and ARM, those with the plain names take 16-bit ones.
 mod calls {
     #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
-    pub use libc::{SYS_setfsgid, SYS_setgid, SYS_setregid, SYS_setresgid, SYS_setresuid, SYS_setuid};
+    pub use libc::{
+        SYS_setfsgid, SYS_setgid, SYS_setregid, SYS_setresgid, SYS_setresuid, SYS_setuid,
+    };
     #[cfg(any(target_arch = "x86", target_arch = "arm"))]
     pub use libc::{
-        SYS_setfsgid32 as SYS_setfsgid, SYS_setgid32 as SYS_setgid, SYS_setregid32 as SYS_setregid, SYS_setresgid32 as SYS_setresgid,
-        SYS_setresuid32 as SYS_setresuid, SYS_setuid32 as SYS_setuid,
+        SYS_setfsgid32 as SYS_setfsgid, SYS_setgid32 as SYS_setgid, SYS_setregid32 as SYS_setregid,
+        SYS_setresgid32 as SYS_setresgid, SYS_setresuid32 as SYS_setresuid,
+        SYS_setuid32 as SYS_setuid,
     };
 }
 

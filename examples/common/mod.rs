@@ -42,18 +42,31 @@ pub fn exit_code(outcome: Outcome) -> ExitCode {
 
 /// Runs the example; where it is refused for want of privilege, once more in a user namespace.
 pub fn run(example: impl FnOnce() -> Outcome) -> ExitCode {
-    use privilege_guard::Error::{Irreversible, UnmappedGid, NotPermitted};
+    use privilege_guard::Error::{Irreversible, NotPermitted, UnmappedGid};
     if kernel::is_child_that_shows_its_group() {
         return ExitCode::SUCCESS;
     }
     let run = || {
         let before = Identity::read()?;
         match run_to_the_end(example) {
-            Err(refusal) if matches!(refusal.downcast_ref(), Some(NotPermitted { .. } | Irreversible { .. } | UnmappedGid { .. })) => {
+            Err(refusal)
+                if matches!(
+                    refusal.downcast_ref(),
+                    Some(NotPermitted { .. } | Irreversible { .. } | UnmappedGid { .. })
+                ) =>
+            {
                 eprintln!("{refusal}");
-                verify("identity, unchanged by the refusal", Identity::read()?, before)?;
+                verify(
+                    "identity, unchanged by the refusal",
+                    Identity::read()?,
+                    before,
+                )?;
                 let is_mapped = !matches!(refusal.downcast_ref(), Some(UnmappedGid { .. }));
-                run_in_user_namespace(if is_mapped { CAP_SETGID } else { "a user namespace that maps the group" })
+                run_in_user_namespace(if is_mapped {
+                    CAP_SETGID
+                } else {
+                    "a user namespace that maps the group"
+                })
             }
             outcome => outcome,
         }
@@ -90,7 +103,11 @@ fn run_in_user_namespace(missing: &str) -> Outcome {
     let program = std::env::current_exe()?;
     let shown = quoted(&program);
     let again = format!("{} {shown}", UNSHARE.join(" "));
-    let with_capability = if missing == CAP_SETGID { format!("  sudo setcap cap_setgid+ep {shown} && {shown}\n") } else { String::new() };
+    let with_capability = if missing == CAP_SETGID {
+        format!("  sudo setcap cap_setgid+ep {shown} && {shown}\n")
+    } else {
+        String::new()
+    };
     let how = format!(
         "this needs {missing}. One of these has it:\n  sudo {shown}\n{with_capability}  {again}\n\
          The last one needs subordinate ids (a line with your name in /etc/subuid and /etc/subgid) and the package uidmap."
@@ -100,25 +117,42 @@ fn run_in_user_namespace(missing: &str) -> Outcome {
     }
     let why_not = match unshare().arg("true").output() {
         Ok(possible) if possible.status.success() => None,
-        Ok(refused) => Some(String::from_utf8_lossy(&refused.stderr).trim_end().to_owned()),
+        Ok(refused) => Some(
+            String::from_utf8_lossy(&refused.stderr)
+                .trim_end()
+                .to_owned(),
+        ),
         Err(error) => Some(format!("{}: {error}", UNSHARE[0])),
     };
     if let Some(why_not) = why_not {
         return Err(CannotRun(format!("{how} It does not work here: {why_not}")).into());
     }
     println!("this needs {missing}; running again in a user namespace:\n  {again}");
-    Err(unshare().arg(&program).args(std::env::args_os().skip(1)).env(SECOND_RUN, "1").exec().into())
+    Err(unshare()
+        .arg(&program)
+        .args(std::env::args_os().skip(1))
+        .env(SECOND_RUN, "1")
+        .exec()
+        .into())
 }
 
 /// The path as a shell takes it.
 fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+,:@%".contains(letter);
-    if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+    if path.chars().all(is_plain) {
+        path
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
 }
 
 /// Prints that it is so, or fails.
-pub fn verify<T: PartialEq + fmt::Display>(what: impl fmt::Display, found: T, expected: T) -> Outcome {
+pub fn verify<T: PartialEq + fmt::Display>(
+    what: impl fmt::Display,
+    found: T,
+    expected: T,
+) -> Outcome {
     if found != expected {
         return Err(format!("does not hold: {what}: {found}, expected {expected}").into());
     }
@@ -130,7 +164,9 @@ pub fn verify<T: PartialEq + fmt::Display>(what: impl fmt::Display, found: T, ex
 pub fn group_or(default: u32) -> Outcome<u32> {
     let group = match std::env::args().nth(1) {
         None => Gid::from(default),
-        Some(number) if number.starts_with(|first: char| first.is_ascii_digit()) => number.parse()?,
+        Some(number) if number.starts_with(|first: char| first.is_ascii_digit()) => {
+            number.parse()?
+        }
         Some(name) => Gid::from_group_name(&name)?,
     };
     Ok(group.as_raw())

@@ -387,7 +387,10 @@ impl Applied {
         let found = tasks.find_mismatch(&self.expected(inside, self.original, wanted.as_deref()));
         match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
             None => {
-                if !self.expected(self.original, inside, wanted.as_deref()).effective_suffices {
+                if !self
+                    .expected(self.original, inside, wanted.as_deref())
+                    .effective_suffices
+                {
                     // For files that the restore has to read, even if all descriptors are used up.
                     tasks.reserve();
                 }

@@ -530,7 +530,8 @@ mod tests {
             None
         );
 
-        let anywhere: [(fn(&mut ThreadIds), &str); 16] = [
+        type Violation = (fn(&mut ThreadIds), &'static str);
+        let anywhere: [Violation; 16] = [
             (
                 |thread| thread.group_ids.real = Gid::from_raw(7),
                 "another group id",

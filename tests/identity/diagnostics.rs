@@ -6,7 +6,7 @@ use crate::common::kernel::{self, CAP_SETGID, Namespace};
 use crate::common::sandbox;
 use crate::common::sibling::Sibling;
 use crate::common::{self, Case};
-use privilege_guard::{RestoreError, DropError, Gid, GroupChange, GroupGuard, PermanentDrop};
+use privilege_guard::{DropError, Gid, GroupChange, GroupGuard, PermanentDrop, RestoreError};
 
 pub const CASES: &[Case] = cases![
     Nothing: every_quote_is_compared,
@@ -29,7 +29,9 @@ const GUIDE: &str = include_str!("../../docs/guide.md");
 
 /// The message that follows this id in the guide.
 fn quote(id: &str) -> &'static str {
-    let (_, rest) = GUIDE.split_once(&format!("\n<!-- {id} -->\n```text\n")).expect(id);
+    let (_, rest) = GUIDE
+        .split_once(&format!("\n<!-- {id} -->\n```text\n"))
+        .expect(id);
     rest.split_once("```").expect("its end").0
 }
 
@@ -40,7 +42,11 @@ fn normal(text: &str) -> String {
         let id = ["thread", "real", "effective", "saved", "filesystem"].contains(&before);
         before = word.trim_start_matches('(');
         let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
-        if id && rest != word { format!("N{rest}") } else { word.to_owned() }
+        if id && rest != word {
+            format!("N{rest}")
+        } else {
+            word.to_owned()
+        }
     });
     words.collect::<Vec<_>>().join(" ")
 }
@@ -55,13 +61,19 @@ fn says(id: &str, message: impl std::fmt::Display) {
 #[track_caller]
 fn compiler_says(id: &str, said: &str) {
     for line in quote(id).lines() {
-        assert!(said.lines().any(|said| said.trim() == line.trim()), "{line}");
+        assert!(
+            said.lines().any(|said| said.trim() == line.trim()),
+            "{line}"
+        );
     }
 }
 
 fn every_quote_is_compared() {
     let this = include_str!("diagnostics.rs");
-    let ids = GUIDE.split("\n<!-- E").skip(1).map(|rest| format!("E{}", rest.split_once(" -->").expect("its end").0));
+    let ids = GUIDE
+        .split("\n<!-- E")
+        .skip(1)
+        .map(|rest| format!("E{}", rest.split_once(" -->").expect("its end").0));
     let ids: Vec<String> = ids.collect();
     assert!(ids.len() >= 13, "{ids:?}");
     for id in ids {
@@ -100,12 +112,14 @@ fn a_named_guard_lives_and_an_unnamed_one_does_not() {
 fn another_thread_has_a_guard() {
     let (tell, told) = std::sync::mpsc::channel();
     let (end, ended) = std::sync::mpsc::channel::<()>();
-    let other = std::thread::Builder::new().name("reports".into()).spawn(move || {
-        let _guard = GroupChange::new().assume().unwrap();
-        tell.send(()).unwrap();
-        // Also where the sender is dropped.
-        _ = ended.recv();
-    });
+    let other = std::thread::Builder::new()
+        .name("reports".into())
+        .spawn(move || {
+            let _guard = GroupChange::new().assume().unwrap();
+            tell.send(()).unwrap();
+            // Also where the sender is dropped.
+            _ = ended.recv();
+        });
     told.recv().unwrap();
     says("E6", GroupChange::new().assume().unwrap_err());
     drop(end);
@@ -116,7 +130,11 @@ fn another_thread_has_a_guard() {
 fn a_process_guard_inside_a_thread_guard() {
     let _guard = GroupChange::new().assume_on_thread().unwrap();
     says("E7", GroupChange::new().assume().unwrap_err());
-    GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
+    GroupChange::new()
+        .assume_on_thread()
+        .unwrap()
+        .restore()
+        .unwrap();
 }
 
 fn a_drop_with_other_threads() {
@@ -126,14 +144,23 @@ fn a_drop_with_other_threads() {
 
 /// What `#[tokio::main]` makes of an `async fn main`.
 fn a_drop_under_tokio() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let drop = || PermanentDrop::to_group(1004).apply();
     kernel::passes_in_child(|| {
         let inside = runtime().block_on(async { drop() });
-        assert!(matches!(inside, Err(DropError::Multithreaded { threads: 2.. })), "{inside:?}");
+        assert!(
+            matches!(inside, Err(DropError::Multithreaded { threads: 2.. })),
+            "{inside:?}"
+        );
     });
     drop().unwrap();
-    let of_a_worker = runtime().block_on(async { tokio::spawn(async { kernel::ids() }).await.unwrap() });
+    let of_a_worker =
+        runtime().block_on(async { tokio::spawn(async { kernel::ids() }).await.unwrap() });
     assert_eq!(of_a_worker, [1004; 4]);
 }
 
@@ -157,7 +184,12 @@ fn a_group_that_is_not_mapped() {
 }
 
 fn an_id_that_could_not_be_put_back() {
-    let namespace = Namespace { ids: [1000; 4], groups: &[], gid_map: "0 0 1000\n1001 1001 9000\n", ..kernel::SUBORDINATE };
+    let namespace = Namespace {
+        ids: [1000; 4],
+        groups: &[],
+        gid_map: "0 0 1000\n1001 1001 9000\n",
+        ..kernel::SUBORDINATE
+    };
     kernel::passes_in(namespace, || {
         says("E12", GroupGuard::assume(1004).unwrap_err());
     });
@@ -166,5 +198,8 @@ fn an_id_that_could_not_be_put_back() {
 fn a_way_back_that_is_refused() {
     kernel::start_from([3; 4], &[]);
     sandbox::refuse(calls::SYS_setresgid, &[(1, 3)]);
-    says("E13", kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap())));
+    says(
+        "E13",
+        kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap())),
+    );
 }

@@ -27,7 +27,12 @@ const OTHER_GROUP: u32 = 1004;
 const OTHER: Option<u32> = Some(1235);
 
 /// Every drop, with every capability, from user and group 0.
-const ANYTHING: [(u32, Option<u32>); 4] = [(0, None), (0, OTHER), (OTHER_GROUP, None), (OTHER_GROUP, OTHER)];
+const ANYTHING: [(u32, Option<u32>); 4] = [
+    (0, None),
+    (0, OTHER),
+    (OTHER_GROUP, None),
+    (OTHER_GROUP, OTHER),
+];
 
 fn as_the_run_is() {
     check();
@@ -43,7 +48,13 @@ fn user_namespace_with_subordinate_ids() {
 }
 
 fn user_namespace_without_all_groups() {
-    kernel::passes_in(Namespace { groups: &[100_004, 5], ..SUBORDINATE }, || check().drops(&ANYTHING));
+    kernel::passes_in(
+        Namespace {
+            groups: &[100_004, 5],
+            ..SUBORDINATE
+        },
+        || check().drops(&ANYTHING),
+    );
 }
 
 fn user_namespace_of_one_id_without_setgroups() {
@@ -61,7 +72,10 @@ fn no_new_privs() {
 fn bounding_set_without_setgid() {
     kernel::start_from([0; 4], &[]);
     // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SETGID.trailing_zeros(), 0, 0, 0) }, 0);
+    assert_eq!(
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SETGID.trailing_zeros(), 0, 0, 0) },
+        0
+    );
     kernel::give_up_capabilities(CAP_SETGID);
     check().drops(&[(0, None), (0, OTHER)]);
 }
@@ -73,7 +87,10 @@ fn more_than_32_groups() {
 
 fn as_many_groups_as_there_may_be() {
     // The kernel takes a group twice, and a namespace may have no 65,536 of them.
-    kernel::start_from([0; 4], &(0..65_536).map(|group| group % 5000).collect::<Vec<_>>());
+    kernel::start_from(
+        [0; 4],
+        &(0..65_536).map(|group| group % 5000).collect::<Vec<_>>(),
+    );
     check().drops(&ANYTHING);
 }
 
@@ -131,9 +148,15 @@ fn check() -> Held {
     }
     assert!(served > 0);
 
-    let asked = groups.iter().flat_map(|&group| [(group, None), (group, OTHER)]);
+    let asked = groups
+        .iter()
+        .flat_map(|&group| [(group, None), (group, OTHER)]);
     let (held, kept): (Vec<_>, Vec<_>) = asked.partition(|&(group, user)| drop_holds(group, user));
-    println!("= guards: {served} served, {refused} refused; permanent drops: {} hold, {} refused; 0 wrong", held.len(), kept.len());
+    println!(
+        "= guards: {served} served, {refused} refused; permanent drops: {} hold, {} refused; 0 wrong",
+        held.len(),
+        kept.len()
+    );
     Held(held)
 }
 
@@ -151,16 +174,41 @@ fn wishes(groups: &[u32], supplementary: &[u32]) -> Vec<Wish> {
     let groups: Vec<u32> = groups.iter().copied().chain([u32::MAX - 1]).collect();
     let mut wishes = vec![nothing()];
     for &group in &groups {
-        wishes.push(Wish { real: Some(group), ..nothing() });
-        wishes.push(Wish { effective: Some(group), ..nothing() });
-        wishes.push(Wish { real: Some(group), effective: Some(group), ..nothing() });
+        wishes.push(Wish {
+            real: Some(group),
+            ..nothing()
+        });
+        wishes.push(Wish {
+            effective: Some(group),
+            ..nothing()
+        });
+        wishes.push(Wish {
+            real: Some(group),
+            effective: Some(group),
+            ..nothing()
+        });
     }
-    wishes.push(Wish { real: Some(groups[0]), effective: groups.get(1).copied(), ..nothing() });
+    wishes.push(Wish {
+        real: Some(groups[0]),
+        effective: groups.get(1).copied(),
+        ..nothing()
+    });
     let last = groups.last().copied();
-    wishes.push(Wish { real: last, effective: last, groups: Some(vec![]) });
+    wishes.push(Wish {
+        real: last,
+        effective: last,
+        groups: Some(vec![]),
+    });
     for list in [vec![], supplementary.to_vec(), vec![OTHER_GROUP]] {
-        wishes.push(Wish { groups: Some(list.clone()), ..nothing() });
-        wishes.push(Wish { real: Some(groups[0]), effective: Some(groups[0]), groups: Some(list) });
+        wishes.push(Wish {
+            groups: Some(list.clone()),
+            ..nothing()
+        });
+        wishes.push(Wish {
+            real: Some(groups[0]),
+            effective: Some(groups[0]),
+            groups: Some(list),
+        });
     }
     wishes
 }
@@ -172,21 +220,33 @@ impl Wish {
 
     #[track_caller]
     fn assert_inside(&self, before: &Identity) {
-        assert!(self.is_inside(before), "{self:?} from {before:?}: {:?}", kernel::identity());
+        assert!(
+            self.is_inside(before),
+            "{self:?} from {before:?}: {:?}",
+            kernel::identity()
+        );
     }
 
     fn is_inside(&self, before: &Identity) -> bool {
         let now = kernel::identity();
         let [real, effective, saved, filesystem] = before.ids;
         let names_ids = self.real.is_some() || self.effective.is_some();
-        let [wanted_real, wanted_effective] = [self.real.unwrap_or(real), self.effective.unwrap_or(effective)];
+        let [wanted_real, wanted_effective] = [
+            self.real.unwrap_or(real),
+            self.effective.unwrap_or(effective),
+        ];
         // The kernel sorts by what the groups are outside the namespace.
         let sorted = |mut groups: Vec<u32>| {
             groups.sort_unstable();
             groups
         };
         now.ids[..2] == [wanted_real, wanted_effective]
-            && now.ids[3] == if names_ids { wanted_effective } else { filesystem }
+            && now.ids[3]
+                == if names_ids {
+                    wanted_effective
+                } else {
+                    filesystem
+                }
             && (names_ids || now.ids[2] == saved)
             && sorted(now.groups) == sorted(self.groups.clone().unwrap_or(before.groups.clone()))
     }
@@ -194,30 +254,39 @@ impl Wish {
     /// Whether raw calls lead there and back: the way in with each saved id there may be, the way back with what the kernel takes.
     fn is_possible(&self, before: &Identity) -> bool {
         let [real, effective, saved, filesystem] = before.ids;
-        [None, Some(real), Some(effective), Some(saved)].into_iter().any(|parked| {
-            let there_and_back = || {
-                // A group without a mapping, which shows as 65534, is not known to be the one that is asked for.
-                let is_known = kernel::maps_all_ids() || !before.groups.contains(&65534);
-                let sets_groups = self.groups.as_ref().is_some_and(|groups| *groups != before.groups || !is_known);
-                if sets_groups {
-                    kernel::raw_setgroups(self.groups.as_deref().unwrap_or_default())?;
-                }
-                let sets_ids = self.real.is_some() || self.effective.is_some();
-                if sets_ids {
-                    kernel::raw_setresgid(self.real, Some(self.effective.unwrap_or(effective)), parked)?;
-                }
-                let inside = self.is_inside(before);
-                if sets_ids {
-                    kernel::raw_setresgid(Some(real), Some(effective), Some(saved))?;
-                    kernel::raw_setfsgid(filesystem);
-                }
-                if sets_groups {
-                    kernel::raw_setgroups(&before.groups)?;
-                }
-                Ok::<_, i32>(inside && kernel::identity() == *before)
-            };
-            kernel::in_child(|| i32::from(!there_and_back().unwrap_or(false))).success()
-        })
+        [None, Some(real), Some(effective), Some(saved)]
+            .into_iter()
+            .any(|parked| {
+                let there_and_back = || {
+                    // A group without a mapping, which shows as 65534, is not known to be the one that is asked for.
+                    let is_known = kernel::maps_all_ids() || !before.groups.contains(&65534);
+                    let sets_groups = self
+                        .groups
+                        .as_ref()
+                        .is_some_and(|groups| *groups != before.groups || !is_known);
+                    if sets_groups {
+                        kernel::raw_setgroups(self.groups.as_deref().unwrap_or_default())?;
+                    }
+                    let sets_ids = self.real.is_some() || self.effective.is_some();
+                    if sets_ids {
+                        kernel::raw_setresgid(
+                            self.real,
+                            Some(self.effective.unwrap_or(effective)),
+                            parked,
+                        )?;
+                    }
+                    let inside = self.is_inside(before);
+                    if sets_ids {
+                        kernel::raw_setresgid(Some(real), Some(effective), Some(saved))?;
+                        kernel::raw_setfsgid(filesystem);
+                    }
+                    if sets_groups {
+                        kernel::raw_setgroups(&before.groups)?;
+                    }
+                    Ok::<_, i32>(inside && kernel::identity() == *before)
+                };
+                kernel::in_child(|| i32::from(!there_and_back().unwrap_or(false))).success()
+            })
     }
 }
 
@@ -231,11 +300,31 @@ fn drop_holds(group: u32, user: Option<u32>) -> bool {
         match asked.apply() {
             Ok(report) => {
                 let now = &kernel::all_threads()[0];
-                let groups = if report.supplementary_unchanged { &before[0].identity.groups[..] } else { &[] };
-                assert_eq!(now.identity, Identity { ids: [group; 4], groups: groups.to_vec() }, "{report}");
+                let groups = if report.supplementary_unchanged {
+                    &before[0].identity.groups[..]
+                } else {
+                    &[]
+                };
+                assert_eq!(
+                    now.identity,
+                    Identity {
+                        ids: [group; 4],
+                        groups: groups.to_vec()
+                    },
+                    "{report}"
+                );
                 assert!(!now.privileges.hold(CAP_SETGID), "{report}");
-                assert!(user.is_none_or(|user| now.privileges.users == [user; 4]), "{report}");
-                let old: Vec<u32> = before[0].identity.ids.into_iter().chain([0, 1005]).filter(|&old| old != group).collect();
+                assert!(
+                    user.is_none_or(|user| now.privileges.users == [user; 4]),
+                    "{report}"
+                );
+                let old: Vec<u32> = before[0]
+                    .identity
+                    .ids
+                    .into_iter()
+                    .chain([0, 1005])
+                    .filter(|&old| old != group)
+                    .collect();
                 assert_eq!(ways_back(&old), Vec::<String>::new(), "{report}");
                 0
             }

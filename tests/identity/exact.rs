@@ -56,10 +56,28 @@ fn every_change_sets_what_it_names() {
         assert_eq!(kernel::identity(), before);
         [ids[0], ids[1], ids[3]]
     };
-    assert_eq!(inside(GroupGuard::assume(1004).unwrap()), [1004, 1004, 1004]);
-    assert_eq!(inside(GroupGuard::assume_effective(1004).unwrap()), [1001, 1004, 1004]);
-    assert_eq!(inside(GroupGuard::assume_real(1004).unwrap()), [1004, 1002, 1002]);
-    assert_eq!(inside(GroupChange::new().real(1004).effective(1005).assume().unwrap()), [1004, 1005, 1005]);
+    assert_eq!(
+        inside(GroupGuard::assume(1004).unwrap()),
+        [1004, 1004, 1004]
+    );
+    assert_eq!(
+        inside(GroupGuard::assume_effective(1004).unwrap()),
+        [1001, 1004, 1004]
+    );
+    assert_eq!(
+        inside(GroupGuard::assume_real(1004).unwrap()),
+        [1004, 1002, 1002]
+    );
+    assert_eq!(
+        inside(
+            GroupChange::new()
+                .real(1004)
+                .effective(1005)
+                .assume()
+                .unwrap()
+        ),
+        [1004, 1005, 1005]
+    );
 }
 
 fn a_panic_ends_the_guard() {
@@ -67,7 +85,9 @@ fn a_panic_ends_the_guard() {
     let before = kernel::identity();
     for scope in SCOPES {
         let panic = catch_unwind(|| {
-            let _guard = scope.assume(GroupChange::both(1004).no_supplementary()).unwrap();
+            let _guard = scope
+                .assume(GroupChange::both(1004).no_supplementary())
+                .unwrap();
             assert_eq!(kernel::group_of_new_file(), 1004);
             panic_any(7);
         });
@@ -88,7 +108,13 @@ fn a_panic_in_run_ends_the_guard() {
         }));
         assert_eq!(panic.unwrap_err().downcast_ref(), Some(&7));
         assert_eq!(kernel::identity(), before);
-        assert_eq!(scope.assume(GroupChange::both(1004)).unwrap().run(kernel::group_of_new_file), 1004);
+        assert_eq!(
+            scope
+                .assume(GroupChange::both(1004))
+                .unwrap()
+                .run(kernel::group_of_new_file),
+            1004
+        );
         assert_eq!(kernel::identity(), before);
     }
 }
@@ -122,7 +148,10 @@ fn a_forked_child_has_no_parent_death_signal() {
     for scope in SCOPES {
         let mut guard = Some(scope.assume(GroupChange::both(1004)).unwrap());
         kernel::passes_in_child(|| {
-            let in_child = State { death_signal: 0, ..before.clone() };
+            let in_child = State {
+                death_signal: 0,
+                ..before.clone()
+            };
             assert_eq!(kernel::death_signal(), 0);
             drop(guard.take());
             assert_eq!(kernel::state(), in_child);
@@ -138,7 +167,11 @@ fn an_odd_filesystem_id_is_put_back() {
         kernel::start_from([1001, 1002, 1003, filesystem], &[]);
         for scope in SCOPES {
             // 1002 is the effective group already: the filesystem id alone moves.
-            for change in [GroupChange::both(1004), GroupChange::new().effective(1002), GroupChange::new().real(1004)] {
+            for change in [
+                GroupChange::both(1004),
+                GroupChange::new().effective(1002),
+                GroupChange::new().real(1004),
+            ] {
                 let before = kernel::identity();
                 let guard = scope.assume(change).unwrap();
                 assert_eq!(kernel::group_of_new_file(), kernel::getresgid()[1]);
@@ -152,20 +185,36 @@ fn an_odd_filesystem_id_is_put_back() {
 
 fn supplementary_groups_are_put_back() {
     // 32 is what many interfaces hold in place; a group may be there twice.
-    for groups in [vec![], vec![7], vec![5, 5, 6], (2000..2032).collect(), (2000..2033).collect(), (2000..2100).collect::<Vec<_>>()] {
+    for groups in [
+        vec![],
+        vec![7],
+        vec![5, 5, 6],
+        (2000..2032).collect(),
+        (2000..2033).collect(),
+        (2000..2100).collect::<Vec<_>>(),
+    ] {
         kernel::start_from([1001, 1002, 1003, 1002], &groups);
         let before = kernel::identity();
         assert_eq!(before.groups, groups);
         for scope in SCOPES {
-            for asked in [vec![], vec![1005, 1004], groups.clone(), (3000..3050).collect::<Vec<_>>()] {
-                let guard = scope.assume(GroupChange::both(1004).supplementary(asked.clone())).unwrap();
+            for asked in [
+                vec![],
+                vec![1005, 1004],
+                groups.clone(),
+                (3000..3050).collect::<Vec<_>>(),
+            ] {
+                let guard = scope
+                    .assume(GroupChange::both(1004).supplementary(asked.clone()))
+                    .unwrap();
                 let mut inside = asked;
                 inside.sort_unstable();
                 assert_eq!(kernel::identity().groups, inside);
                 drop(guard);
                 assert_eq!(kernel::identity(), before);
             }
-            let guard = scope.assume(GroupChange::both(1004).no_supplementary()).unwrap();
+            let guard = scope
+                .assume(GroupChange::both(1004).no_supplementary())
+                .unwrap();
             assert_eq!(kernel::identity().groups, [0u32; 0]);
             drop(guard);
             assert_eq!(kernel::identity(), before);
@@ -180,8 +229,13 @@ fn as_many_groups_as_there_can_be_are_put_back() {
     let before = kernel::identity();
     assert_eq!(before.groups, groups);
     for scope in SCOPES {
-        let guard = scope.assume(GroupChange::new().supplementary(200_000..200_000 + MOST)).unwrap();
-        assert_eq!(kernel::identity().groups, (200_000..200_000 + MOST).collect::<Vec<_>>());
+        let guard = scope
+            .assume(GroupChange::new().supplementary(200_000..200_000 + MOST))
+            .unwrap();
+        assert_eq!(
+            kernel::identity().groups,
+            (200_000..200_000 + MOST).collect::<Vec<_>>()
+        );
         drop(guard);
         assert_eq!(kernel::identity(), before);
     }
@@ -192,16 +246,25 @@ fn supplementary_groups_alone_leave_the_ids() {
     kernel::set_death_signal(libc::SIGTERM);
     let before = kernel::state();
     for scope in SCOPES {
-        let guard = scope.assume(GroupChange::new().supplementary([1004])).unwrap();
+        let guard = scope
+            .assume(GroupChange::new().supplementary([1004]))
+            .unwrap();
         assert_eq!(kernel::identity().groups, [1004]);
-        assert_eq!((kernel::ids(), kernel::death_signal()), (before.identity.ids, libc::SIGTERM));
+        assert_eq!(
+            (kernel::ids(), kernel::death_signal()),
+            (before.identity.ids, libc::SIGTERM)
+        );
         drop(guard);
         assert_eq!(kernel::state(), before);
     }
 }
 
 /// Another thread that first does `prepare`; what it was before, inside and after the guard.
-fn seen_by_another_thread(scope: Scope, change: GroupChange, prepare: impl FnOnce() + Send) -> [kernel::Identity; 3] {
+fn seen_by_another_thread(
+    scope: Scope,
+    change: GroupChange,
+    prepare: impl FnOnce() + Send,
+) -> [kernel::Identity; 3] {
     let step = Barrier::new(2);
     std::thread::scope(|threads| {
         let other = threads.spawn(|| {
@@ -230,9 +293,15 @@ fn a_process_guard_changes_every_other_thread() {
 
     let change = GroupChange::both(1004).supplementary([1011]);
     let [_, inside, after] = seen_by_another_thread(Scope::Process, change.clone(), || ());
-    assert_eq!((inside.ids, inside.groups), ([1004, 1004, 1003, 1004], vec![1011]));
+    assert_eq!(
+        (inside.ids, inside.groups),
+        ([1004, 1004, 1003, 1004], vec![1011])
+    );
     // Its filesystem id was 1009 too, and is not put back: no call sets it from outside.
-    assert_eq!((after.ids, after.groups), ([1001, 1002, 1003, 1002], vec![1010]));
+    assert_eq!(
+        (after.ids, after.groups),
+        ([1001, 1002, 1003, 1002], vec![1010])
+    );
     assert_eq!(kernel::identity(), before);
 
     for (ids, groups) in [
@@ -244,13 +313,22 @@ fn a_process_guard_changes_every_other_thread() {
         let other = Sibling::start_after(move || kernel::start_from(ids, &groups));
         let error = change.clone().assume().unwrap_err();
         let other_thread = other.thread().unsigned_abs();
-        assert!(matches!(error, Error::ThreadDiffers { thread_id, .. } if thread_id == other_thread), "{error}");
-        assert_eq!((other.identity().ids, other.identity().groups), (ids, groups.to_vec()));
+        assert!(
+            matches!(error, Error::ThreadDiffers { thread_id, .. } if thread_id == other_thread),
+            "{error}"
+        );
+        assert_eq!(
+            (other.identity().ids, other.identity().groups),
+            (ids, groups.to_vec())
+        );
         assert_eq!(kernel::identity(), before);
     }
 
     // Groups that the change does not name stay each thread's own.
-    let [_, inside, after] = seen_by_another_thread(Scope::Process, GroupChange::both(1004), || kernel::raw_setgroups(&[1030]).unwrap());
+    let [_, inside, after] =
+        seen_by_another_thread(Scope::Process, GroupChange::both(1004), || {
+            kernel::raw_setgroups(&[1030]).unwrap()
+        });
     assert_eq!((inside.groups, after.groups), (vec![1030], vec![1030]));
 }
 
@@ -265,7 +343,13 @@ fn a_thread_guard_changes_no_other_thread() {
 
 fn nothing_named_sets_nothing() {
     kernel::set_death_signal(libc::SIGTERM);
-    for call in [calls::SYS_setresgid, calls::SYS_setregid, calls::SYS_setgid, calls::SYS_setgroups, libc::SYS_capset] {
+    for call in [
+        calls::SYS_setresgid,
+        calls::SYS_setregid,
+        calls::SYS_setgid,
+        calls::SYS_setgroups,
+        libc::SYS_capset,
+    ] {
         sandbox::refuse(call, &[]);
     }
     let before = kernel::state();
@@ -297,7 +381,9 @@ fn own_group_exactly() -> usize {
     for scope in SCOPES {
         for change in &changes {
             let outer = scope.assume(change.clone()).unwrap();
-            let inner = scope.assume(GroupChange::new().effective(ids.real)).unwrap();
+            let inner = scope
+                .assume(GroupChange::new().effective(ids.real))
+                .unwrap();
             assert_eq!(kernel::state(), before, "{change}");
             assert_eq!(kernel::group_of_new_file(), ids.effective.as_raw());
             drop(inner);
@@ -320,7 +406,11 @@ fn an_ordinary_user_is_served_exactly() {
         assert_ne!(kernel::capabilities().effective & kernel::CAP_SETGID, 0);
         let before = kernel::identity();
         for scope in SCOPES {
-            for change in [GroupChange::both(0), GroupChange::new().effective(0), GroupChange::new().real(0)] {
+            for change in [
+                GroupChange::both(0),
+                GroupChange::new().effective(0),
+                GroupChange::new().real(0),
+            ] {
                 let guard = scope.assume(change).unwrap();
                 assert_eq!(kernel::identity(), before);
                 guard.restore().unwrap();
@@ -330,7 +420,11 @@ fn an_ordinary_user_is_served_exactly() {
     }) {
         contexts.push("in a user namespace of its own");
     }
-    println!("= an ordinary user, {}: {} changes exact", contexts.join(" and "), plain + 6 * (contexts.len() - 1));
+    println!(
+        "= an ordinary user, {}: {} changes exact",
+        contexts.join(" and "),
+        plain + 6 * (contexts.len() - 1)
+    );
 }
 
 const USER: u32 = 1234;
@@ -348,7 +442,9 @@ fn a_set_group_id_program_lends_its_group_and_takes_it_back() {
     chown(&program, None, Some(FILE_GROUP)).unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o2755)).unwrap();
     let mut child = Command::new(&program);
-    child.env(common::CASE, common::running()).env("TMPDIR", "/tmp");
+    child
+        .env(common::CASE, common::running())
+        .env("TMPDIR", "/tmp");
     kernel::passes_in_child(|| {
         kernel::become_user(USER, USER);
         panic!("{}", child.exec());
@@ -357,17 +453,32 @@ fn a_set_group_id_program_lends_its_group_and_takes_it_back() {
 
 fn in_the_set_group_id_program() {
     let before = kernel::state();
-    assert_eq!(before.identity.ids, [USER, FILE_GROUP, FILE_GROUP, FILE_GROUP]);
+    assert_eq!(
+        before.identity.ids,
+        [USER, FILE_GROUP, FILE_GROUP, FILE_GROUP]
+    );
     assert_eq!(kernel::capabilities().permitted, 0);
     for scope in SCOPES {
         for (change, inside) in [
             // Its own group given up for a while; setregid(1234, 1234) would have lost it.
             (GroupChange::both(USER), [USER, USER, FILE_GROUP, USER]),
-            (GroupChange::new().effective(USER), [USER, USER, FILE_GROUP, USER]),
+            (
+                GroupChange::new().effective(USER),
+                [USER, USER, FILE_GROUP, USER],
+            ),
             // The file's group taken on as the real one too: the saved id keeps the way back.
-            (GroupChange::both(FILE_GROUP), [FILE_GROUP, FILE_GROUP, USER, FILE_GROUP]),
-            (GroupChange::new().real(FILE_GROUP), [FILE_GROUP, FILE_GROUP, USER, FILE_GROUP]),
-            (GroupChange::new().real(FILE_GROUP).effective(USER), [FILE_GROUP, USER, FILE_GROUP, USER]),
+            (
+                GroupChange::both(FILE_GROUP),
+                [FILE_GROUP, FILE_GROUP, USER, FILE_GROUP],
+            ),
+            (
+                GroupChange::new().real(FILE_GROUP),
+                [FILE_GROUP, FILE_GROUP, USER, FILE_GROUP],
+            ),
+            (
+                GroupChange::new().real(FILE_GROUP).effective(USER),
+                [FILE_GROUP, USER, FILE_GROUP, USER],
+            ),
         ] {
             let guard = scope.assume(change.clone()).unwrap();
             assert_eq!(kernel::ids(), inside, "{change}");
@@ -380,12 +491,17 @@ fn in_the_set_group_id_program() {
 
 fn a_guard_shows_what_it_puts_back() {
     let [real, effective, saved, filesystem] = kernel::ids();
-    let ids = format!("Ids {{ real: Gid({real}), effective: Gid({effective}), saved: Gid({saved}), filesystem: Gid({filesystem}) }}");
+    let ids = format!(
+        "Ids {{ real: Gid({real}), effective: Gid({effective}), saved: Gid({saved}), filesystem: Gid({filesystem}) }}"
+    );
     for scope in SCOPES {
         let guard = match scope.assume(GroupChange::new()).unwrap() {
             Guard::Process(guard) => format!("{guard:?}"),
             Guard::Thread(guard) => format!("{guard:?}"),
         };
-        assert_eq!(guard, format!("GroupGuard {{ scope: {scope:?}, original: {ids}, .. }}"));
+        assert_eq!(
+            guard,
+            format!("GroupGuard {{ scope: {scope:?}, original: {ids}, .. }}")
+        );
     }
 }

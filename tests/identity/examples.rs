@@ -195,14 +195,23 @@ const DAEMON: Example = Example {
 
 const THAT_DROP: [Example; 3] = [PRIVILEGE_DROP, DAEMON, SETGID_SCORE];
 
-const THAT_NEED_ROOT: [Example; 5] = [FILE_SERVER, CHECK_PERMISSIONS, PRIVILEGE_DROP, DAEMON, SETGID_SCORE];
+const THAT_NEED_ROOT: [Example; 5] = [
+    FILE_SERVER,
+    CHECK_PERMISSIONS,
+    PRIVILEGE_DROP,
+    DAEMON,
+    SETGID_SCORE,
+];
 
 /// A group that no account of the machine that runs this is likely to have: taking it on needs privilege.
 const STRANGE: u32 = 4321;
 
 /// Those that CAP_SETGID is enough for, and a group that an ordinary user is not in. The tokio example takes no argument, and looks at none.
 fn with_a_strange_group() -> impl Iterator<Item = (Example, u32)> {
-    TUTORIAL.into_iter().map(|example| (example, STRANGE)).chain([(TOKIO, TOKIO.group)])
+    TUTORIAL
+        .into_iter()
+        .map(|example| (example, STRANGE))
+        .chain([(TOKIO, TOKIO.group)])
 }
 
 /// Copies that every user can run: the build may be in a folder that only root may enter.
@@ -224,7 +233,12 @@ impl Examples {
             let test = std::env::current_exe().unwrap();
             // target/<profile>/deps/<this test>, target/<profile>/examples/<example>
             let built = test.ancestors().nth(2).unwrap().join("examples").join(name);
-            std::fs::copy(&built, &copy).unwrap_or_else(|error| panic!("{}: {error}; cargo build --examples makes it", built.display()));
+            std::fs::copy(&built, &copy).unwrap_or_else(|error| {
+                panic!(
+                    "{}: {error}; cargo build --examples makes it",
+                    built.display()
+                )
+            });
             std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
         }
         copy
@@ -262,8 +276,14 @@ struct Ran {
 impl Ran {
     fn of(command: &mut Command) -> Self {
         let output = command.output().unwrap();
-        let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-        Ran { program: command.get_program().into(), code: output.status.code(), stdout, stderr }
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        Ran {
+            program: command.get_program().into(),
+            code: output.status.code(),
+            stdout,
+            stderr,
+        }
     }
 
     /// It says that all is verified, and each of these.
@@ -273,7 +293,12 @@ impl Ran {
         assert!(self.stdout.ends_with("all verified\n"), "{self:?}");
         for text in says {
             let text = text.replace("{}", &group.to_string());
-            assert!(self.stdout.contains(&text), "{text:?} is not in what {} says:\n{}", self.program.display(), self.stdout);
+            assert!(
+                self.stdout.contains(&text),
+                "{text:?} is not in what {} says:\n{}",
+                self.program.display(),
+                self.stdout
+            );
         }
     }
 
@@ -281,7 +306,9 @@ impl Ran {
     #[track_caller]
     fn verified_at_once(&self, group: u32, says: &[&str]) {
         self.verified(group, says);
-        let panicked = self.stderr.contains("panicked at examples/temporary_change.rs");
+        let panicked = self
+            .stderr
+            .contains("panicked at examples/temporary_change.rs");
         assert!(self.stderr.is_empty() || panicked, "{self:?}");
         assert!(!self.stdout.contains("running again"), "{self:?}");
     }
@@ -292,7 +319,12 @@ impl Ran {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert!(!self.stdout.contains("all verified"), "{self:?}");
         for reason in reasons {
-            assert!(self.stderr.contains(reason), "{reason:?} is not in what {} says:\n{}", self.program.display(), self.stderr);
+            assert!(
+                self.stderr.contains(reason),
+                "{reason:?} is not in what {} says:\n{}",
+                self.program.display(),
+                self.stderr
+            );
         }
     }
 
@@ -319,27 +351,49 @@ fn with_the_privilege_each_does_what_it_says() {
 
 fn the_group_may_be_a_number_or_a_name() {
     let examples = Examples::new();
-    examples.run_with("temporary_change", "1234").verified_at_once(1234, &["Working as group {}\n"]);
+    examples
+        .run_with("temporary_change", "1234")
+        .verified_at_once(1234, &["Working as group {}\n"]);
 
     let groups = std::fs::read_to_string("/etc/group").unwrap();
-    let number = groups.lines().find_map(|line| line.strip_prefix("daemon:")?.split(':').nth(1)).expect("a group of this name");
+    let number = groups
+        .lines()
+        .find_map(|line| line.strip_prefix("daemon:")?.split(':').nth(1))
+        .expect("a group of this name");
     let number = number.parse().unwrap();
-    examples.run_with("temporary_change", "daemon").verified_at_once(number, &["Working as group {}\n"]);
+    examples
+        .run_with("temporary_change", "daemon")
+        .verified_at_once(number, &["Working as group {}\n"]);
 }
 
 fn the_account_may_be_any_that_is_not_root() {
     let examples = Examples::new();
-    examples.run_with("daemon", "no-such-account").cannot_run(&["no account no-such-account"]);
-    examples.run_with("daemon", "root").cannot_run(&["root is root"]);
-    let games = ["all user ids of all threads are 5: true\n", "the groups of all threads are real 60, effective 60, "];
-    examples.run_with("daemon", "games").verified_at_once(60, &games);
+    examples
+        .run_with("daemon", "no-such-account")
+        .cannot_run(&["no account no-such-account"]);
+    examples
+        .run_with("daemon", "root")
+        .cannot_run(&["root is root"]);
+    let games = [
+        "all user ids of all threads are 5: true\n",
+        "the groups of all threads are real 60, effective 60, ",
+    ];
+    examples
+        .run_with("daemon", "games")
+        .verified_at_once(60, &games);
 }
 
 fn without_guards_the_file_server_mixes_groups_up() {
     let ran = Examples::new().run_with("file_server", "--control");
     ran.verified_at_once(0, &["4 workers with libc's setegid:\n"]);
-    let verified = ran.stdout.lines().find_map(|line| line.strip_prefix("  verified: ")).unwrap_or_default();
-    let wrong = verified.strip_suffix(" files have another request's group: true").and_then(|wrong| wrong.parse::<u32>().ok());
+    let verified = ran
+        .stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("  verified: "))
+        .unwrap_or_default();
+    let wrong = verified
+        .strip_suffix(" files have another request's group: true")
+        .and_then(|wrong| wrong.parse::<u32>().ok());
     assert!(wrong.is_some_and(|wrong| wrong > 0), "{ran:?}");
     println!("= {verified}");
 }
@@ -347,16 +401,27 @@ fn without_guards_the_file_server_mixes_groups_up() {
 fn the_own_group_needs_no_privilege() {
     let examples = Examples::new();
     let own = kernel::ids()[0];
-    for name in ["basic_setregid", "effective_only", "real_only", "temporary_change"] {
-        examples.run_with(name, &own.to_string()).verified_at_once(own, &[]);
+    for name in [
+        "basic_setregid",
+        "effective_only",
+        "real_only",
+        "temporary_change",
+    ] {
+        examples
+            .run_with(name, &own.to_string())
+            .verified_at_once(own, &[]);
     }
 }
 
 fn what_is_no_group_is_told() {
     let examples = Examples::new();
     for Example { name, .. } in TUTORIAL {
-        examples.run_with(name, "4294967295").fails(1, &["\"4294967295\" is not a group ID"]);
-        examples.run_with(name, "no-such-group").fails(1, &["no group is named \"no-such-group\""]);
+        examples
+            .run_with(name, "4294967295")
+            .fails(1, &["\"4294967295\" is not a group ID"]);
+        examples
+            .run_with(name, "no-such-group")
+            .fails(1, &["no group is named \"no-such-group\""]);
     }
 }
 
@@ -374,8 +439,15 @@ fn a_file_of_another_group_is_found_out() {
     let examples = Examples::new();
     chown(examples.temporary(), None, Some(7)).unwrap();
     std::fs::set_permissions(examples.temporary(), PermissionsExt::from_mode(0o2777)).unwrap();
-    for name in ["basic_setregid", "effective_only", "real_only", "temporary_change"] {
-        examples.run(name).fails(1, &["does not hold: group of ", ": 7, expected "]);
+    for name in [
+        "basic_setregid",
+        "effective_only",
+        "real_only",
+        "temporary_change",
+    ] {
+        examples
+            .run(name)
+            .fails(1, &["does not hold: group of ", ": 7, expected "]);
     }
 }
 
@@ -394,15 +466,24 @@ fn an_ordinary_user_with_subordinate_ids() {
     kernel::own_mounts();
     let append = |file: &str, line: String| {
         let longer = folder.path().join(Path::new(file).file_name().unwrap());
-        std::fs::write(&longer, std::fs::read_to_string(file).unwrap_or_default() + &line).unwrap();
+        std::fs::write(
+            &longer,
+            std::fs::read_to_string(file).unwrap_or_default() + &line,
+        )
+        .unwrap();
         std::fs::set_permissions(&longer, PermissionsExt::from_mode(0o644)).unwrap();
         kernel::mount(longer.to_str().unwrap(), file, "none", libc::MS_BIND);
     };
-    append("/etc/passwd", format!("guarded:x:{USER}:{USER}::/:/bin/sh\n"));
+    append(
+        "/etc/passwd",
+        format!("guarded:x:{USER}:{USER}::/:/bin/sh\n"),
+    );
     append("/etc/subuid", format!("guarded:{}:65536\n", 1 << 24));
     append("/etc/subgid", format!("guarded:{}:65536\n", 1 << 24));
     if let Some(why_not) = without_privilege(|command| command.uid(USER).gid(USER)) {
-        common::ignore(&format!("needs unshare --map-auto for a user with subordinate ids: {why_not}"));
+        common::ignore(&format!(
+            "needs unshare --map-auto for a user with subordinate ids: {why_not}"
+        ));
     }
 }
 
@@ -411,23 +492,50 @@ const USER: u32 = 1234;
 /// Runs each example without privilege, and returns why they could not run again in a user namespace, if they could not.
 fn without_privilege(user: impl Fn(&mut Command) -> &mut Command) -> Option<String> {
     const UNSHARE: &str = "unshare --user --map-root-user --map-auto";
-    let probed = user(Command::new("unshare").args(UNSHARE.split(' ').skip(1)).arg("true").current_dir("/")).output();
+    let probed = user(
+        Command::new("unshare")
+            .args(UNSHARE.split(' ').skip(1))
+            .arg("true")
+            .current_dir("/"),
+    )
+    .output();
     let why_not = match probed {
         Ok(possible) if possible.status.success() => None,
-        Ok(refused) => Some(String::from_utf8(refused.stderr).unwrap().trim_end().to_owned()),
+        Ok(refused) => Some(
+            String::from_utf8(refused.stderr)
+                .unwrap()
+                .trim_end()
+                .to_owned(),
+        ),
         Err(error) => Some(format!("unshare: {error}")),
     };
     let possible = why_not.is_none();
     let examples = Examples::new();
     let run = |example: &Example, group: Option<u32>| {
-        let ran = Ran::of(user(examples.command(example.name).args(group.map(|group| group.to_string()))));
+        let ran = Ran::of(user(
+            examples
+                .command(example.name)
+                .args(group.map(|group| group.to_string())),
+        ));
         let shown = ran.program.display();
         match &why_not {
             None => {
                 ran.verified(group.unwrap_or(example.group), example.says);
-                assert!(ran.stdout.contains(&format!("; running again in a user namespace:\n  {UNSHARE} {shown}\n")), "{ran:?}");
+                assert!(
+                    ran.stdout.contains(&format!(
+                        "; running again in a user namespace:\n  {UNSHARE} {shown}\n"
+                    )),
+                    "{ran:?}"
+                );
             }
-            Some(why_not) => ran.fails(2, &[&format!("\n  sudo {shown}\n"), &format!("\n  {UNSHARE} {shown}\n"), why_not]),
+            Some(why_not) => ran.fails(
+                2,
+                &[
+                    &format!("\n  sudo {shown}\n"),
+                    &format!("\n  {UNSHARE} {shown}\n"),
+                    why_not,
+                ],
+            ),
         }
         ran
     };
@@ -435,19 +543,41 @@ fn without_privilege(user: impl Fn(&mut Command) -> &mut Command) -> Option<Stri
         let ran = run(&example, Some(group));
         let shown = ran.program.display();
         assert!(ran.stderr.contains("this needs CAP_SETGID"), "{ran:?}");
-        assert!(ran.stdout.contains("verified: identity, unchanged by the refusal: "), "{ran:?}");
-        assert!(possible || ran.stderr.contains(&format!("\n  sudo setcap cap_setgid+ep {shown} && {shown}\n")), "{ran:?}");
+        assert!(
+            ran.stdout
+                .contains("verified: identity, unchanged by the refusal: "),
+            "{ran:?}"
+        );
+        assert!(
+            possible
+                || ran.stderr.contains(&format!(
+                    "\n  sudo setcap cap_setgid+ep {shown} && {shown}\n"
+                )),
+            "{ran:?}"
+        );
     }
     for example in THAT_NEED_ROOT {
         let ran = run(&example, None);
         let told = if possible { &ran.stdout } else { &ran.stderr };
-        assert!(told.starts_with("this needs CAP_SETGID, CAP_SETUID and CAP_CHOWN"), "{ran:?}");
-        assert!(if possible { ran.stderr.is_empty() } else { ran.stdout.is_empty() }, "{ran:?}");
+        assert!(
+            told.starts_with("this needs CAP_SETGID, CAP_SETUID and CAP_CHOWN"),
+            "{ran:?}"
+        );
+        assert!(
+            if possible {
+                ran.stderr.is_empty()
+            } else {
+                ran.stdout.is_empty()
+            },
+            "{ran:?}"
+        );
     }
     let number = TUTORIAL.len() + 1 + THAT_NEED_ROOT.len();
     match &why_not {
         None => println!("= {number} examples ran again in a user namespace"),
-        Some(why_not) => println!("= {number} examples were refused and said how to run them; no user namespace: {why_not}"),
+        Some(why_not) => println!(
+            "= {number} examples were refused and said how to run them; no user namespace: {why_not}"
+        ),
     }
     why_not
 }
@@ -456,7 +586,13 @@ fn the_capability_on_the_program() {
     let examples = Examples::new();
     for (Example { name, says, .. }, group) in with_a_strange_group() {
         kernel::give_file_capabilities(&examples.copy(name), kernel::CAP_SETGID);
-        let ran = Ran::of(examples.command(name).arg(group.to_string()).uid(USER).gid(USER));
+        let ran = Ran::of(
+            examples
+                .command(name)
+                .arg(group.to_string())
+                .uid(USER)
+                .gid(USER),
+        );
         ran.verified_at_once(group, says);
     }
 }
@@ -466,16 +602,27 @@ fn in_a_user_namespace() {
     for Example { name, group, says } in THAT_NEED_ROOT {
         // In there nobody may read the build.
         examples.copy(name);
-        kernel::passes_in(SUBORDINATE, || examples.run(name).verified_at_once(group, says));
+        kernel::passes_in(SUBORDINATE, || {
+            examples.run(name).verified_at_once(group, says)
+        });
     }
 }
 
 fn in_a_user_namespace_of_one_id() {
     let examples = Examples::new();
-    let one_id = Namespace { uid_map: "0 100000 1", gid_map: "0 100000 1", denies_setgroups: true, ..SUBORDINATE };
+    let one_id = Namespace {
+        uid_map: "0 100000 1",
+        gid_map: "0 100000 1",
+        denies_setgroups: true,
+        ..SUBORDINATE
+    };
     for Example { name, .. } in THAT_NEED_ROOT {
         examples.copy(name);
-        let reason = if name == "daemon" { "setgroups, which is denied" } else { "does not map" };
+        let reason = if name == "daemon" {
+            "setgroups, which is denied"
+        } else {
+            "does not map"
+        };
         kernel::passes_in(one_id, || examples.run(name).cannot_run(&[reason]));
     }
 }
@@ -487,7 +634,12 @@ fn a_set_group_id_program_that_gets_no_group_is_told() {
         examples.run("setgid_score").cannot_run(&["no_new_privs"]);
     });
     kernel::own_mounts();
-    kernel::mount("none", examples.temporary().to_str().unwrap(), "tmpfs", libc::MS_NOSUID);
+    kernel::mount(
+        "none",
+        examples.temporary().to_str().unwrap(),
+        "tmpfs",
+        libc::MS_NOSUID,
+    );
     examples.run("setgid_score").cannot_run(&["nosuid"]);
 }
 
@@ -518,11 +670,16 @@ fn under_filters(answer: Answer, judge: fn(libc::c_long, &Example, &Ran)) {
             });
         }
     }
-    println!("= {} rows, 0 false successes", SETTING_CALLS.len() * THAT_DROP.len());
+    println!(
+        "= {} rows, 0 false successes",
+        SETTING_CALLS.len() * THAT_DROP.len()
+    );
 }
 
 fn under_filters_that_lie() {
-    under_filters(Answer::SuccessWithoutDoing, |_, _, ran| assert!(!matches!(ran.code, Some(0 | 2))));
+    under_filters(Answer::SuccessWithoutDoing, |_, _, ran| {
+        assert!(!matches!(ran.code, Some(0 | 2)))
+    });
 }
 
 /// What has a use for the call fails, what has none is verified as ever.
@@ -535,7 +692,9 @@ fn under_filters_that_refuse() {
         let no_use = match call {
             // To an ordinary user, whom the bounding set gives nothing.
             libc::SYS_prctl | calls::SYS_setgid => true,
-            calls::SYS_setresuid | libc::SYS_capset | calls::SYS_setgroups => example.name == "setgid_score",
+            calls::SYS_setresuid | libc::SYS_capset | calls::SYS_setgroups => {
+                example.name == "setgid_score"
+            }
             _ => false,
         };
         assert!(no_use);

@@ -12,7 +12,7 @@ use crate::common::guard::{SCOPES, Scope};
 use crate::common::kernel::{self, Identity, Ids, Watched};
 use crate::common::program;
 use crate::common::sibling::Sibling;
-use privilege_guard::{Error, GroupChange, GroupGuard, ConflictingGuard};
+use privilege_guard::{ConflictingGuard, Error, GroupChange, GroupGuard};
 
 pub const CASES: &[Case] = cases![
     Setgid: eight_threads_with_process_guards,
@@ -56,8 +56,16 @@ fn many_guards(start: &Identity, scope: Scope, when: When, gid: u32, rounds: usi
     let groups = vec![gid + 1000, gid + 2000];
     let mut refusals = 0;
     for round in 0..rounds {
-        let change = if round % 8 == 0 { GroupChange::both(gid).supplementary(groups.clone()) } else { GroupChange::both(gid) };
-        let change = if matches!(when, When::Waits) { change.wait(LONG_ENOUGH) } else { change };
+        let change = if round % 8 == 0 {
+            GroupChange::both(gid).supplementary(groups.clone())
+        } else {
+            GroupChange::both(gid)
+        };
+        let change = if matches!(when, When::Waits) {
+            change.wait(LONG_ENOUGH)
+        } else {
+            change
+        };
         let guard = loop {
             match scope.assume(change.clone()) {
                 Ok(guard) => break guard,
@@ -67,9 +75,19 @@ fn many_guards(start: &Identity, scope: Scope, when: When, gid: u32, rounds: usi
             std::thread::yield_now();
         };
         for reading in 0..3 {
-            let expected =
-                Identity { ids: inside(start.ids, gid), groups: if round % 8 == 0 { groups.clone() } else { start.groups.clone() } };
-            assert_eq!(watched.identity(), expected, "{scope:?} {gid}, round {round}, reading {reading}");
+            let expected = Identity {
+                ids: inside(start.ids, gid),
+                groups: if round % 8 == 0 {
+                    groups.clone()
+                } else {
+                    start.groups.clone()
+                },
+            };
+            assert_eq!(
+                watched.identity(),
+                expected,
+                "{scope:?} {gid}, round {round}, reading {reading}"
+            );
             std::thread::yield_now();
         }
         drop(guard);
@@ -97,11 +115,17 @@ fn eight_threads(scopes: [Scope; 8], when: When, rounds: usize) {
             })
         })
         .collect();
-    let refusals: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    let refusals: usize = threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .sum();
     assert_eq!(kernel::identity(), start);
     assert_eq!(sibling.identity(), start);
     GroupGuard::assume(1009).unwrap().restore().unwrap();
-    println!("= {} guards of 8 threads, {refusals} times busy, 0 wrong", 8 * rounds);
+    println!(
+        "= {} guards of 8 threads, {refusals} times busy, 0 wrong",
+        8 * rounds
+    );
 }
 
 fn eight_threads_with_process_guards() {
@@ -134,12 +158,18 @@ fn eight_threads_of_an_ordinary_user() {
         .map(|scope| {
             std::thread::spawn(move || {
                 for _ in 0..200 {
-                    scope.assume(GroupChange::new().effective(own).wait(LONG_ENOUGH)).unwrap().restore().unwrap();
+                    scope
+                        .assume(GroupChange::new().effective(own).wait(LONG_ENOUGH))
+                        .unwrap()
+                        .restore()
+                        .unwrap();
                 }
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
     assert_eq!(kernel::identity(), start);
 }
 
@@ -169,7 +199,13 @@ impl Holding {
         };
         let handle = builder.spawn(run).unwrap();
         let (thread, inside) = told.recv().unwrap();
-        Holding { thread, inside, end, ended, handle }
+        Holding {
+            thread,
+            inside,
+            end,
+            ended,
+            handle,
+        }
     }
 
     fn end(self) {
@@ -200,16 +236,28 @@ fn holder_seen_by(scope: Scope) -> Option<ConflictingGuard> {
 fn busy_names_the_thread_with_a_process_guard() {
     let start = kernel::identity();
     // A name of at most 15 bytes is what the kernel keeps.
-    for (name, kept) in
-        [("spooler", "spooler"), ("a much too long name", "a much too long"), ("with) (signs: \\", "with) (signs: \\"), ("", "")]
-    {
+    for (name, kept) in [
+        ("spooler", "spooler"),
+        ("a much too long name", "a much too long"),
+        ("with) (signs: \\", "with) (signs: \\"),
+        ("", ""),
+    ] {
         let holding = Holding::start(name, Scope::Process, 1001);
-        let expected = ConflictingGuard::ProcessGuard { thread_id: holding.thread as u32, name: Some(kept.into()) };
+        let expected = ConflictingGuard::ProcessGuard {
+            thread_id: holding.thread as u32,
+            name: Some(kept.into()),
+        };
         for scope in SCOPES {
             assert_eq!(holder_seen_by(scope).as_ref(), Some(&expected));
         }
         let message = GroupGuard::assume(1009).unwrap_err().to_string();
-        assert!(message.starts_with(&format!("thread {} ({kept}) holds a process guard; ", holding.thread)), "{message}");
+        assert!(
+            message.starts_with(&format!(
+                "thread {} ({kept}) holds a process guard; ",
+                holding.thread
+            )),
+            "{message}"
+        );
         let error = std::io::Error::from(GroupGuard::assume(1009).unwrap_err());
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
         holding.end();
@@ -219,9 +267,16 @@ fn busy_names_the_thread_with_a_process_guard() {
 }
 
 fn busy_names_a_thread_whose_name_the_kernel_cut_in_a_letter() {
-    let holding = Holding::start("\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}", Scope::Process, 1001);
+    let holding = Holding::start(
+        "\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}",
+        Scope::Process,
+        1001,
+    );
     let name = "\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fc}\u{fffd}";
-    let expected = ConflictingGuard::ProcessGuard { thread_id: holding.thread as u32, name: Some(name.into()) };
+    let expected = ConflictingGuard::ProcessGuard {
+        thread_id: holding.thread as u32,
+        name: Some(name.into()),
+    };
     assert_eq!(holder_seen_by(Scope::Process), Some(expected));
     holding.end();
 }
@@ -232,8 +287,16 @@ fn busy_names_the_thread_in_a_forked_child_too() {
     in_child(|| {
         let this = kernel::gettid() as u32;
         let _guard = GroupGuard::assume(1001).unwrap();
-        let seen = std::thread::spawn(|| holder_seen_by(Scope::Process)).join().unwrap();
-        let Some(ConflictingGuard::ProcessGuard { thread_id, name: Some(_) }) = seen else { panic!("{seen:?}") };
+        let seen = std::thread::spawn(|| holder_seen_by(Scope::Process))
+            .join()
+            .unwrap();
+        let Some(ConflictingGuard::ProcessGuard {
+            thread_id,
+            name: Some(_),
+        }) = seen
+        else {
+            panic!("{seen:?}")
+        };
         assert_eq!(thread_id, this);
     });
 }
@@ -241,15 +304,27 @@ fn busy_names_the_thread_in_a_forked_child_too() {
 fn busy_counts_the_threads_with_thread_guards() {
     let start = kernel::identity();
     let first = Holding::start("first", Scope::Thread, 1001);
-    assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 1 }));
+    assert_eq!(
+        holder_seen_by(Scope::Process),
+        Some(ConflictingGuard::ThreadGuards { threads: 1 })
+    );
     assert_eq!(holder_seen_by(Scope::Thread), None);
     let message = GroupGuard::assume(1009).unwrap_err().to_string();
-    assert!(message.starts_with("another thread holds a thread guard; "), "{message}");
+    assert!(
+        message.starts_with("another thread holds a thread guard; "),
+        "{message}"
+    );
 
     let second = Holding::start("second", Scope::Thread, 1002);
-    assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 2 }));
+    assert_eq!(
+        holder_seen_by(Scope::Process),
+        Some(ConflictingGuard::ThreadGuards { threads: 2 })
+    );
     let message = GroupGuard::assume(1009).unwrap_err().to_string();
-    assert!(message.starts_with("2 threads hold thread guards; "), "{message}");
+    assert!(
+        message.starts_with("2 threads hold thread guards; "),
+        "{message}"
+    );
     // A second guard of the same thread is none of another's.
     let own = GroupGuard::assume_on_thread(1003).unwrap();
     drop(GroupGuard::assume_on_thread(1004).unwrap());
@@ -258,7 +333,10 @@ fn busy_counts_the_threads_with_thread_guards() {
     drop(own);
 
     first.end();
-    assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 1 }));
+    assert_eq!(
+        holder_seen_by(Scope::Process),
+        Some(ConflictingGuard::ThreadGuards { threads: 1 })
+    );
     second.end();
     assert_eq!(holder_seen_by(Scope::Process), None);
     assert_eq!(kernel::identity(), start);
@@ -274,16 +352,32 @@ fn a_refused_change_is_in_nobodys_way() {
             let (tell, told) = mpsc::channel();
             let (end, ended) = mpsc::channel::<()>();
             let refused = std::thread::spawn(move || {
-                for change in [GroupChange::both(1001), GroupChange::both(u32::MAX), GroupChange::new().supplementary([2001])] {
-                    assert!(matches!(scope.assume(change), Err(Error::NotPermitted { .. } | Error::InvalidGid)));
+                for change in [
+                    GroupChange::both(1001),
+                    GroupChange::both(u32::MAX),
+                    GroupChange::new().supplementary([2001]),
+                ] {
+                    assert!(matches!(
+                        scope.assume(change),
+                        Err(Error::NotPermitted { .. } | Error::InvalidGid)
+                    ));
                 }
-                assert!(matches!(scope.assume(GroupChange::both(1)).map(|mut guard| guard.switch_to(1001)), Ok(Err(_))));
+                assert!(matches!(
+                    scope
+                        .assume(GroupChange::both(1))
+                        .map(|mut guard| guard.switch_to(1001)),
+                    Ok(Err(_))
+                ));
                 tell.send(()).unwrap();
                 _ = ended.recv();
             });
             told.recv().unwrap();
             for scope in SCOPES {
-                scope.assume(GroupChange::both(1)).unwrap().restore().unwrap();
+                scope
+                    .assume(GroupChange::both(1))
+                    .unwrap()
+                    .restore()
+                    .unwrap();
                 assert_eq!(kernel::identity(), start);
             }
             drop(end);
@@ -293,15 +387,25 @@ fn a_refused_change_is_in_nobodys_way() {
 }
 
 fn waiting_takes_about_as_long_as_said() {
-    for (holder, asked) in [(Scope::Process, Scope::Process), (Scope::Process, Scope::Thread), (Scope::Thread, Scope::Process)] {
+    for (holder, asked) in [
+        (Scope::Process, Scope::Process),
+        (Scope::Process, Scope::Thread),
+        (Scope::Thread, Scope::Process),
+    ] {
         let holding = Holding::start("holder", holder, 1001);
         let before = kernel::identity();
         for wait in [0, 1, 30, 300].map(Duration::from_millis) {
             let started = Instant::now();
-            assert!(matches!(asked.assume(GroupChange::both(1002).wait(wait)), Err(Error::Busy { .. })));
+            assert!(matches!(
+                asked.assume(GroupChange::both(1002).wait(wait)),
+                Err(Error::Busy { .. })
+            ));
             let took = started.elapsed();
             // The rest is what a loaded machine may add.
-            assert!(took >= wait && took < wait + Duration::from_secs(5), "{wait:?} took {took:?}");
+            assert!(
+                took >= wait && took < wait + Duration::from_secs(5),
+                "{wait:?} took {took:?}"
+            );
             assert_eq!(kernel::identity(), before);
         }
         holding.end();
@@ -310,7 +414,11 @@ fn waiting_takes_about_as_long_as_said() {
 
 fn waiting_ends_when_the_other_guard_does() {
     let start = kernel::identity();
-    for (holder, asked) in [(Scope::Process, Scope::Process), (Scope::Process, Scope::Thread), (Scope::Thread, Scope::Process)] {
+    for (holder, asked) in [
+        (Scope::Process, Scope::Process),
+        (Scope::Process, Scope::Thread),
+        (Scope::Thread, Scope::Process),
+    ] {
         for wait in [LONG_ENOUGH, Duration::MAX] {
             let holding = Holding::start("holder", holder, 1001);
             let started = Instant::now();
@@ -320,7 +428,10 @@ fn waiting_ends_when_the_other_guard_does() {
             });
             let guard = asked.assume(GroupChange::both(1002).wait(wait)).unwrap();
             let took = started.elapsed();
-            assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(30), "{took:?}");
+            assert!(
+                took >= Duration::from_millis(150) && took < Duration::from_secs(30),
+                "{took:?}"
+            );
             // What it puts back was read after the other one had ended.
             assert_eq!(kernel::ids(), inside(start.ids, 1002));
             guard.restore().unwrap();
@@ -350,15 +461,24 @@ fn a_child_forked_under_another_threads_guard_is_refused_at_once() {
     assert_eq!(inherited.ids, inside(start.ids, 1001));
     in_child(|| {
         let started = Instant::now();
-        let gone = ConflictingGuard::ProcessGuard { thread_id: holding.thread as u32, name: None };
+        let gone = ConflictingGuard::ProcessGuard {
+            thread_id: holding.thread as u32,
+            name: None,
+        };
         for scope in SCOPES {
             assert_eq!(holder_seen_by(scope).as_ref(), Some(&gone));
         }
         let message = GroupGuard::assume(1009).unwrap_err().to_string();
-        assert!(message.contains("after a fork, guards of the parent's other threads stay active"), "{message}");
+        assert!(
+            message.contains("after a fork, guards of the parent's other threads stay active"),
+            "{message}"
+        );
         assert!(started.elapsed() < Duration::from_secs(5));
         let wait = Duration::from_millis(50);
-        assert!(matches!(GroupChange::both(1009).wait(wait).assume(), Err(Error::Busy { .. })));
+        assert!(matches!(
+            GroupChange::both(1009).wait(wait).assume(),
+            Err(Error::Busy { .. })
+        ));
         assert_eq!(kernel::identity(), inherited);
     });
     holding.end();
@@ -366,7 +486,10 @@ fn a_child_forked_under_another_threads_guard_is_refused_at_once() {
 
     let holding = Holding::start("holder", Scope::Thread, 1001);
     in_child(|| {
-        assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 1 }));
+        assert_eq!(
+            holder_seen_by(Scope::Process),
+            Some(ConflictingGuard::ThreadGuards { threads: 1 })
+        );
         assert_eq!(holder_seen_by(Scope::Thread), None);
         assert_eq!(kernel::identity(), start);
     });
@@ -389,7 +512,11 @@ fn a_child_forked_under_its_own_guard_comes_back_as_its_parent_does() {
             let change = GroupChange::both(1001).supplementary([2001]);
             let mut outer = Some(scope.assume(change).unwrap());
             let outer_inside = kernel::identity();
-            let mut inner = Some(Scope::Thread.assume(GroupChange::new().effective(1002)).unwrap());
+            let mut inner = Some(
+                Scope::Thread
+                    .assume(GroupChange::new().effective(1002))
+                    .unwrap(),
+            );
             let inner_inside = kernel::identity();
             in_child(|| {
                 if child_first {
@@ -415,7 +542,13 @@ fn a_child_forked_under_its_own_guard_comes_back_as_its_parent_does() {
             assert_eq!(holder_seen_by(Scope::Process), None);
         }
     }
-    assert_eq!(sibling.identity(), Identity { ids: [1, 2, 3, 2], ..start });
+    assert_eq!(
+        sibling.identity(),
+        Identity {
+            ids: [1, 2, 3, 2],
+            ..start
+        }
+    );
 }
 
 fn a_child_forked_under_both_comes_back_and_stays_apart() {
@@ -426,7 +559,10 @@ fn a_child_forked_under_both_comes_back_and_stays_apart() {
         own.take().unwrap().restore().unwrap();
         assert_eq!(kernel::identity(), start);
         assert_eq!(holder_seen_by(Scope::Thread), None);
-        assert_eq!(holder_seen_by(Scope::Process), Some(ConflictingGuard::ThreadGuards { threads: 1 }));
+        assert_eq!(
+            holder_seen_by(Scope::Process),
+            Some(ConflictingGuard::ThreadGuards { threads: 1 })
+        );
     });
     own.unwrap().restore().unwrap();
     holding.end();
@@ -479,9 +615,13 @@ fn forks_in_the_midst_of_guards_never_hang() {
         }
     }
     stop.store(true, Ordering::Relaxed);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
     assert_eq!(kernel::identity(), start);
-    println!("= 300 forks under guards that come and go: {served} children had a guard, {refused} were refused, 0 hung");
+    println!(
+        "= 300 forks under guards that come and go: {served} children had a guard, {refused} were refused, 0 hung"
+    );
 }
 
 /// What a command says that it is.
@@ -489,8 +629,14 @@ fn of_a_command() -> Ids {
     let output = program::shows_status().output().unwrap();
     assert!(output.status.success());
     let status = String::from_utf8(output.stdout).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("Gid:")).unwrap();
-    let ids: Vec<u32> = line.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Gid:"))
+        .unwrap();
+    let ids: Vec<u32> = line
+        .split_whitespace()
+        .map(|id| id.parse().unwrap())
+        .collect();
     ids.try_into().unwrap()
 }
 
@@ -522,10 +668,17 @@ fn commands_of_other_threads_never_have_the_group_of_a_thread_guard() {
     busy.into_iter().for_each(|thread| thread.join().unwrap());
     holding.end();
     // A command of the thread itself has it.
-    let of_its_own = std::thread::spawn(|| GroupGuard::assume_on_thread(1006).unwrap().run(of_a_command));
+    let of_its_own = std::thread::spawn(|| {
+        GroupGuard::assume_on_thread(1006)
+            .unwrap()
+            .run(of_a_command)
+    });
     assert_eq!(of_its_own.join().unwrap(), [1006; 4]);
     assert_eq!(kernel::identity(), start);
-    println!("= 100 commands beside {} thread guards, 0 wrong", guards.load(Ordering::Relaxed));
+    println!(
+        "= 100 commands beside {} thread guards, 0 wrong",
+        guards.load(Ordering::Relaxed)
+    );
 }
 
 fn commands_of_all_threads_have_the_group_of_a_process_guard() {
@@ -541,16 +694,24 @@ fn commands_of_all_threads_have_the_group_of_a_process_guard() {
 fn threads_come_and_go_under_process_guards() {
     kernel::start_from([1, 2, 3, 2], &[7, 8]);
     let start = kernel::identity();
-    let under = Identity { ids: inside(start.ids, 1001), groups: vec![2001] };
+    let under = Identity {
+        ids: inside(start.ids, 1001),
+        groups: vec![2001],
+    };
     // Between the two setting calls of a guard.
-    let groups_only = Identity { groups: vec![2001], ..start.clone() };
+    let groups_only = Identity {
+        groups: vec![2001],
+        ..start.clone()
+    };
     let stop = Arc::new(AtomicBool::new(false));
     let guards = {
         let stop = Arc::clone(&stop);
         std::thread::spawn(move || {
             let mut guards = 0;
             while !stop.load(Ordering::Relaxed) {
-                let change = GroupChange::both(1001).supplementary([2001]).wait(LONG_ENOUGH);
+                let change = GroupChange::both(1001)
+                    .supplementary([2001])
+                    .wait(LONG_ENOUGH);
                 let sum = change.assume().unwrap().run(|| 1 + 1);
                 guards += sum / 2;
             }
@@ -577,7 +738,10 @@ fn threads_come_and_go_under_process_guards() {
             })
         })
         .collect();
-    let lasting: Vec<Sibling> = makers.into_iter().flat_map(|maker| maker.join().unwrap()).collect();
+    let lasting: Vec<Sibling> = makers
+        .into_iter()
+        .flat_map(|maker| maker.join().unwrap())
+        .collect();
     stop.store(true, Ordering::Relaxed);
     let guards = guards.join().unwrap();
     // A thread that was made at any moment of a change has been brought back with the others.

@@ -21,20 +21,60 @@ pub const CASES: &[Case] = cases![
 ];
 
 const CALLS: [Call; 10] = [
-    Call { name: "setresgid", number: calls::SYS_setresgid, first: First::Any },
-    Call { name: "setgroups", number: calls::SYS_setgroups, first: First::Any },
-    Call { name: "setfsgid", number: calls::SYS_setfsgid, first: First::IsNot(u32::MAX) },
+    Call {
+        name: "setresgid",
+        number: calls::SYS_setresgid,
+        first: First::Any,
+    },
+    Call {
+        name: "setgroups",
+        number: calls::SYS_setgroups,
+        first: First::Any,
+    },
+    Call {
+        name: "setfsgid",
+        number: calls::SYS_setfsgid,
+        first: First::IsNot(u32::MAX),
+    },
     READING,
-    Call { name: "PR_SET_PDEATHSIG", number: libc::SYS_prctl, first: First::Is(libc::PR_SET_PDEATHSIG as u32) },
-    Call { name: "setgid", number: calls::SYS_setgid, first: First::Any },
-    Call { name: "setresuid", number: calls::SYS_setresuid, first: First::Any },
-    Call { name: "capset", number: libc::SYS_capset, first: First::Any },
-    Call { name: "PR_CAPBSET_DROP", number: libc::SYS_prctl, first: First::Is(libc::PR_CAPBSET_DROP as u32) },
-    Call { name: "PR_SET_NO_NEW_PRIVS", number: libc::SYS_prctl, first: First::Is(libc::PR_SET_NO_NEW_PRIVS as u32) },
+    Call {
+        name: "PR_SET_PDEATHSIG",
+        number: libc::SYS_prctl,
+        first: First::Is(libc::PR_SET_PDEATHSIG as u32),
+    },
+    Call {
+        name: "setgid",
+        number: calls::SYS_setgid,
+        first: First::Any,
+    },
+    Call {
+        name: "setresuid",
+        number: calls::SYS_setresuid,
+        first: First::Any,
+    },
+    Call {
+        name: "capset",
+        number: libc::SYS_capset,
+        first: First::Any,
+    },
+    Call {
+        name: "PR_CAPBSET_DROP",
+        number: libc::SYS_prctl,
+        first: First::Is(libc::PR_CAPBSET_DROP as u32),
+    },
+    Call {
+        name: "PR_SET_NO_NEW_PRIVS",
+        number: libc::SYS_prctl,
+        first: First::Is(libc::PR_SET_NO_NEW_PRIVS as u32),
+    },
 ];
 
 /// It sets nothing, so success without doing would be a made-up answer to a question, which nobody could know from the true one.
-const READING: Call = Call { name: "setfsgid(-1)", number: calls::SYS_setfsgid, first: First::Is(u32::MAX) };
+const READING: Call = Call {
+    name: "setfsgid(-1)",
+    number: calls::SYS_setfsgid,
+    first: First::Is(u32::MAX),
+};
 
 const ANSWERS: [(&str, Answer); 5] = [
     ("EPERM", Answer::Errno(libc::EPERM)),
@@ -61,12 +101,28 @@ enum Operation {
     },
 }
 
-const OF_GUARDS: [Operation; 7] =
-    [Operation::Assume, Operation::Nested, Operation::SwitchTo, Operation::Restore, Operation::Run, Operation::Drop, Operation::DropOfBoth];
+const OF_GUARDS: [Operation; 7] = [
+    Operation::Assume,
+    Operation::Nested,
+    Operation::SwitchTo,
+    Operation::Restore,
+    Operation::Run,
+    Operation::Drop,
+    Operation::DropOfBoth,
+];
 
-const KEEPING_THE_USER: [Operation; 2] = [Operation::DropPermanently, Operation::Apply { user: None, keeps_capabilities: false }];
+const KEEPING_THE_USER: [Operation; 2] = [
+    Operation::DropPermanently,
+    Operation::Apply {
+        user: None,
+        keeps_capabilities: false,
+    },
+];
 
-const TO_ANOTHER_USER: Operation = Operation::Apply { user: Some(1234), keeps_capabilities: false };
+const TO_ANOTHER_USER: Operation = Operation::Apply {
+    user: Some(1234),
+    keeps_capabilities: false,
+};
 
 /// Where the operations begin, and what the kernel has to say in between.
 #[derive(Clone)]
@@ -86,7 +142,10 @@ struct Setting {
 }
 
 fn identity(ids: Ids, groups: &[u32]) -> Identity {
-    Identity { ids, groups: groups.to_vec() }
+    Identity {
+        ids,
+        groups: groups.to_vec(),
+    }
 }
 
 /// All calls are made: the filesystem id is an odd one, there are supplementary groups and a parent-death signal.
@@ -101,18 +160,42 @@ fn with_the_capability() {
         nested: GroupChange::both(1007).no_supplementary(),
         inside_nested: identity([1007, 1007, 8, 1007], &[]),
         permanent: identity([1004; 4], &[1005]),
-        forever: PermanentDrop::to_group(33).supplementary([1004]).no_new_privs(),
+        forever: PermanentDrop::to_group(33)
+            .supplementary([1004])
+            .no_new_privs(),
         applied: identity([33; 4], &[1004]),
     };
     let mut table = Table::default();
     table.walk_guards(&setting);
-    let another_user_with_capabilities = Operation::Apply { user: Some(1234), keeps_capabilities: true };
-    for operation in KEEPING_THE_USER.into_iter().chain([TO_ANOTHER_USER, another_user_with_capabilities]) {
-        table.walk(&Row { setting: &setting, siblings: 0, scope: Scope::Process, operation });
+    let another_user_with_capabilities = Operation::Apply {
+        user: Some(1234),
+        keeps_capabilities: true,
+    };
+    for operation in KEEPING_THE_USER
+        .into_iter()
+        .chain([TO_ANOTHER_USER, another_user_with_capabilities])
+    {
+        table.walk(&Row {
+            setting: &setting,
+            siblings: 0,
+            scope: Scope::Process,
+            operation,
+        });
     }
     // The one road with several threads that hold the capability.
-    table.walk(&Row { setting: &setting, siblings: 2, scope: Scope::Process, operation: TO_ANOTHER_USER });
-    let by_guards = ["setresgid", "setgroups", "setfsgid", "setfsgid(-1)", "PR_SET_PDEATHSIG"];
+    table.walk(&Row {
+        setting: &setting,
+        siblings: 2,
+        scope: Scope::Process,
+        operation: TO_ANOTHER_USER,
+    });
+    let by_guards = [
+        "setresgid",
+        "setgroups",
+        "setfsgid",
+        "setfsgid(-1)",
+        "PR_SET_PDEATHSIG",
+    ];
     table.finish(&by_guards, &CALLS.map(|call| call.name));
 }
 
@@ -146,10 +229,20 @@ fn of_a_set_group_id_program() {
     table.walk_guards(&setting);
     for siblings in [0, 2] {
         for scope in SCOPES {
-            table.walk(&Row { setting: &other_way, siblings, scope, operation: Operation::SwitchTo });
+            table.walk(&Row {
+                setting: &other_way,
+                siblings,
+                scope,
+                operation: Operation::SwitchTo,
+            });
         }
         for operation in KEEPING_THE_USER {
-            table.walk(&Row { setting: &setting, siblings, scope: Scope::Process, operation });
+            table.walk(&Row {
+                setting: &setting,
+                siblings,
+                scope: Scope::Process,
+                operation,
+            });
         }
     }
     let by_guards = ["setresgid", "setfsgid", "setfsgid(-1)", "PR_SET_PDEATHSIG"];
@@ -161,7 +254,10 @@ fn of_a_set_group_id_program() {
 fn of_an_ordinary_user() {
     let own = kernel::identity();
     let [group, ..] = own.ids;
-    let own = Identity { ids: [group; 4], ..own };
+    let own = Identity {
+        ids: [group; 4],
+        ..own
+    };
     let setting = Setting {
         enter: kernel::set_no_new_privs,
         start: own.clone(),
@@ -207,7 +303,12 @@ impl Table {
         for siblings in [0, 2] {
             for scope in SCOPES {
                 for operation in OF_GUARDS {
-                    self.walk(&Row { setting, siblings, scope, operation });
+                    self.walk(&Row {
+                        setting,
+                        siblings,
+                        scope,
+                        operation,
+                    });
                 }
             }
         }
@@ -216,23 +317,38 @@ impl Table {
     fn walk(&mut self, row: &Row) {
         for (place, &call) in CALLS.iter().enumerate() {
             let unfaulted = supervise(call, None, |window| row.run(window));
-            assert_eq!(row.outcome(call, &unfaulted, None), Ok(Outcome::Exact), "{row} without a fault: {unfaulted:?}");
+            assert_eq!(
+                row.outcome(call, &unfaulted, None),
+                Ok(Outcome::Exact),
+                "{row} without a fault: {unfaulted:?}"
+            );
             for nth in 1..=unfaulted.calls {
                 for (answer_place, (answer_name, answer)) in ANSWERS.into_iter().enumerate() {
                     if call.name == READING.name && answer == Answer::SuccessWithoutDoing {
                         continue;
                     }
                     for and_later in [false, true] {
-                        let fault = Fault { answer, nth, and_later };
+                        let fault = Fault {
+                            answer,
+                            nth,
+                            and_later,
+                        };
                         let ended = supervise(call, Some(fault), |window| row.run(window));
                         let later = if and_later { " and later" } else { "" };
-                        let name = format!("{row}, {} {nth} of {}{later}: {answer_name}", call.name, unfaulted.calls);
+                        let name = format!(
+                            "{row}, {} {nth} of {}{later}: {answer_name}",
+                            call.name, unfaulted.calls
+                        );
                         match row.outcome(call, &ended, Some(fault)) {
                             Ok(outcome) => {
                                 println!("{name}: {outcome:?}");
-                                self.rows.entry((place, row.scope(), answer_place)).or_default()[outcome as usize] += 1;
+                                self.rows
+                                    .entry((place, row.scope(), answer_place))
+                                    .or_default()[outcome as usize] += 1;
                             }
-                            Err(wrong) => self.wrong.push(format!("{name}: {wrong}\n{}{}", ended.status, ended.stderr)),
+                            Err(wrong) => self
+                                .wrong
+                                .push(format!("{name}: {wrong}\n{}{}", ended.status, ended.stderr)),
                         }
                     }
                 }
@@ -245,15 +361,22 @@ impl Table {
         for (&(call, scope, answer), [unchanged, exact, abort, told]) in &self.rows {
             total += unchanged + exact + abort + told;
             let (call, answer) = (CALLS[call].name, ANSWERS[answer].0);
-            println!("= {call:<19} {scope:<7} {answer:<8} unchanged {unchanged:>3}, exact {exact:>3}, abort {abort:>3}, told {told:>3}");
+            println!(
+                "= {call:<19} {scope:<7} {answer:<8} unchanged {unchanged:>3}, exact {exact:>3}, abort {abort:>3}, told {told:>3}"
+            );
         }
         println!("= {total} rows, {} wrong", self.wrong.len());
         assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
         for (scope, names) in [("thread", on_thread), ("process", in_process)] {
             for (answer, (answer_name, _)) in ANSWERS.iter().enumerate() {
                 for (call, Call { name, .. }) in CALLS.iter().enumerate() {
-                    let expected = names.contains(name) && !(*name == READING.name && *answer_name == "not done");
-                    assert_eq!(self.rows.contains_key(&(call, scope, answer)), expected, "{name} {scope} {answer_name}");
+                    let expected = names.contains(name)
+                        && !(*name == READING.name && *answer_name == "not done");
+                    assert_eq!(
+                        self.rows.contains_key(&(call, scope, answer)),
+                        expected,
+                        "{name} {scope} {answer_name}"
+                    );
                 }
             }
         }
@@ -269,7 +392,13 @@ struct Row<'a> {
 
 impl std::fmt::Display for Row<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}, {}, {} other threads", self.operation, self.scope(), self.siblings)
+        write!(
+            f,
+            "{:?}, {}, {} other threads",
+            self.operation,
+            self.scope(),
+            self.siblings
+        )
     }
 }
 
@@ -289,7 +418,11 @@ impl Row<'_> {
         assert_eq!(start.threads[0].identity, setting.start);
         let after = |identity: &Identity| start.with(self.scope, identity);
 
-        let assume = |change: &GroupChange| self.scope.assume(change.clone()).expect("there is no fault yet");
+        let assume = |change: &GroupChange| {
+            self.scope
+                .assume(change.clone())
+                .expect("there is no fault yet")
+        };
         let verdict = match self.operation {
             Operation::Assume => {
                 let made = window.during(|| self.scope.assume(setting.assumed.clone()));
@@ -298,7 +431,11 @@ impl Row<'_> {
             Operation::Nested => {
                 let outer = assume(&setting.assumed);
                 let made = window.during(|| self.scope.assume(setting.nested.clone()));
-                let verdict = all_or_nothing(made, &after(&setting.inside), &after(&setting.inside_nested));
+                let verdict = all_or_nothing(
+                    made,
+                    &after(&setting.inside),
+                    &after(&setting.inside_nested),
+                );
                 std::mem::forget(outer);
                 verdict
             }
@@ -332,28 +469,51 @@ impl Row<'_> {
                 put_back(Ok(()), &start)
             }
             Operation::DropPermanently => {
-                let Guard::Process(guard) = assume(&setting.assumed) else { unreachable!("of a process") };
+                let Guard::Process(guard) = assume(&setting.assumed) else {
+                    unreachable!("of a process")
+                };
                 let made = window.during(|| guard.drop_permanently());
-                for_good(made, &start, &start.with(Scope::Process, &setting.permanent), &siblings, None)
+                for_good(
+                    made,
+                    &start,
+                    &start.with(Scope::Process, &setting.permanent),
+                    &siblings,
+                    None,
+                )
             }
             Operation::Apply { user, .. } => {
                 let asked = setting.forever.clone();
                 let asked = user.into_iter().fold(asked, PermanentDrop::user);
                 let made = window.during(|| asked.apply());
-                for_good(made, &start, &start.with(Scope::Process, &setting.applied), &siblings, user)
+                for_good(
+                    made,
+                    &start,
+                    &start.with(Scope::Process, &setting.applied),
+                    &siblings,
+                    user,
+                )
             }
         };
         verdict.map_or_else(|wrong| wrong, |outcome| format!("{outcome:?}"))
     }
 
     fn start(&self) -> Siblings {
-        let Identity { ids: [real, effective, saved, filesystem], ref groups } = self.setting.start;
+        let Identity {
+            ids: [real, effective, saved, filesystem],
+            ref groups,
+        } = self.setting.start;
         if kernel::capabilities().effective & CAP_SETGID != 0 {
             // The filesystem id of other threads comes back as their effective one.
             kernel::start_from([real, effective, saved, effective], groups);
         }
         (self.setting.enter)();
-        if matches!(self.operation, Operation::Apply { keeps_capabilities: true, .. }) {
+        if matches!(
+            self.operation,
+            Operation::Apply {
+                keeps_capabilities: true,
+                ..
+            }
+        ) {
             kernel::keep_capabilities();
         }
         let siblings = Siblings::start(self.siblings);
@@ -369,31 +529,56 @@ impl Row<'_> {
         }
         if ended.status.signal() == Some(libc::SIGABRT) {
             let lied = fault.is_some_and(|fault| fault.answer == Answer::SuccessWithoutDoing);
-            return self.may_abort(call, &ended.stderr, ended.faults, lied).map(|()| Outcome::Abort);
+            return self
+                .may_abort(call, &ended.stderr, ended.faults, lied)
+                .map(|()| Outcome::Abort);
         }
         let verdict = ended.verdict.as_deref().unwrap_or("died");
-        let all = [Outcome::Unchanged, Outcome::Exact, Outcome::Abort, Outcome::Told];
-        let outcome = all.into_iter().find(|outcome| format!("{outcome:?}") == verdict).ok_or(verdict)?;
+        let all = [
+            Outcome::Unchanged,
+            Outcome::Exact,
+            Outcome::Abort,
+            Outcome::Told,
+        ];
+        let outcome = all
+            .into_iter()
+            .find(|outcome| format!("{outcome:?}") == verdict)
+            .ok_or(verdict)?;
         // Of a drop these are the first steps that cannot be undone: a failure of theirs can.
         let is_first = ["setresuid", "PR_CAPBSET_DROP"].contains(&call.name);
-        if outcome == Outcome::Told && is_first { Err("told, where all could be undone".into()) } else { Ok(outcome) }
+        if outcome == Outcome::Told && is_first {
+            Err("told, where all could be undone".into())
+        } else {
+            Ok(outcome)
+        }
     }
 
     fn may_abort(&self, call: Call, stderr: &str, faults: usize, lied: bool) -> Result<(), String> {
-        let words = stderr.strip_prefix("privilege-guard: ").and_then(|words| words.strip_suffix("; aborting\n"));
+        let words = stderr
+            .strip_prefix("privilege-guard: ")
+            .and_then(|words| words.strip_suffix("; aborting\n"));
         let words = words.ok_or("abort not by the library")?;
-        let found_a_way = words.starts_with("the permanent drop does not hold: ") && words.contains(" might have regained ");
+        let found_a_way = words.starts_with("the permanent drop does not hold: ")
+            && words.contains(" might have regained ");
         let allowed = match self.operation {
             // To undo is what was asked for.
-            Operation::Drop | Operation::DropOfBoth | Operation::Run => words.starts_with("cannot restore "),
+            Operation::Drop | Operation::DropOfBoth | Operation::Run => {
+                words.starts_with("cannot restore ")
+            }
             // The caller is told, and decides.
             Operation::Restore => false,
             // A try to get back worked, by what the kernel says; or may have, where it does not say.
-            Operation::DropPermanently | Operation::Apply { .. } if found_a_way => lied || call.name == READING.name,
+            Operation::DropPermanently | Operation::Apply { .. } if found_a_way => {
+                lied || call.name == READING.name
+            }
             // One fault for the change, another for undoing it.
             _ => faults > 1 && words.starts_with("cannot restore "),
         };
-        if allowed { Ok(()) } else { Err("abort without need".into()) }
+        if allowed {
+            Ok(())
+        } else {
+            Err("abort without need".into())
+        }
     }
 }
 
@@ -405,7 +590,10 @@ struct State {
 
 impl State {
     fn now() -> Self {
-        State { threads: kernel::all_threads(), death_signal: kernel::death_signal() }
+        State {
+            threads: kernel::all_threads(),
+            death_signal: kernel::death_signal(),
+        }
     }
 
     /// What becomes of this state when a change in this scope makes the calling thread this.
@@ -416,7 +604,10 @@ impl State {
         if scope == Scope::Process {
             let [real, effective, saved, _] = identity.ids;
             for other in others {
-                other.identity = Identity { ids: [real, effective, saved, effective], groups: identity.groups.clone() };
+                other.identity = Identity {
+                    ids: [real, effective, saved, effective],
+                    groups: identity.groups.clone(),
+                };
             }
         }
         state
@@ -424,7 +615,11 @@ impl State {
 }
 
 /// `change` or `before`, and as `Result` says. The guards live on, in what was returned or not at all, and are not undone here.
-fn all_or_nothing<T>(made: Result<T, Error>, before: &State, after: &State) -> Result<Outcome, String> {
+fn all_or_nothing<T>(
+    made: Result<T, Error>,
+    before: &State,
+    after: &State,
+) -> Result<Outcome, String> {
     let now = State::now();
     let (outcome, expected) = match &made {
         Ok(_) => (Outcome::Exact, after),
@@ -444,7 +639,13 @@ fn put_back(ended: Result<(), RestoreError>, original: &State) -> Result<Outcome
 }
 
 fn expect(outcome: Outcome, said: &str, now: &State, expected: &State) -> Result<Outcome, String> {
-    if now == expected { Ok(outcome) } else { Err(format!("{said}\n    now      {now:?}\n    expected {expected:?}\n")) }
+    if now == expected {
+        Ok(outcome)
+    } else {
+        Err(format!(
+            "{said}\n    now      {now:?}\n    expected {expected:?}\n"
+        ))
+    }
 }
 
 fn for_good(
@@ -458,10 +659,16 @@ fn for_good(
     match made {
         Ok(report) => {
             let now = ignoring_privileges(&now);
-            expect(Outcome::Exact, &report.to_string(), &now, &ignoring_privileges(after))?;
+            expect(
+                Outcome::Exact,
+                &report.to_string(),
+                &now,
+                &ignoring_privileges(after),
+            )?;
             let wrong = kernel::all_threads().into_iter().find(|thread| {
                 let privileges = &thread.privileges;
-                privileges.hold(CAP_SETGID) || user.is_some_and(|user| privileges.users != [user; 4])
+                privileges.hold(CAP_SETGID)
+                    || user.is_some_and(|user| privileges.users != [user; 4])
             });
             if let Some(wrong) = wrong {
                 return Err(format!("{report}: {wrong:?}"));
@@ -469,15 +676,28 @@ fn for_good(
             if report.no_new_privs && !kernel::all_threads()[0].privileges.no_new_privs {
                 return Err(format!("{report}: no_new_privs is not set"));
             }
-            let old: Vec<u32> = start.threads[0].identity.ids.into_iter().filter(|&gid| gid != report.group.as_raw()).collect();
+            let old: Vec<u32> = start.threads[0]
+                .identity
+                .ids
+                .into_iter()
+                .filter(|&gid| gid != report.group.as_raw())
+                .collect();
             let ways = [siblings.ways_back(&old), ways_back(&old)].concat();
-            if ways.is_empty() { Ok(Outcome::Exact) } else { Err(format!("{report}: {ways:?}")) }
+            if ways.is_empty() {
+                Ok(Outcome::Exact)
+            } else {
+                Err(format!("{report}: {ways:?}"))
+            }
         }
         // Only where something is gone that no call gives back.
         Err(DropError::StillPrivileged { finding }) => {
             let [before, now] = [start, &now].map(|state| &state.threads[0].privileges);
             let is_gone = before != now || !before.hold(CAP_SETGID);
-            if is_gone { Ok(Outcome::Told) } else { Err(format!("StillPrivileged without need: {finding}")) }
+            if is_gone {
+                Ok(Outcome::Told)
+            } else {
+                Err(format!("StillPrivileged without need: {finding}"))
+            }
         }
         Err(error) => expect(Outcome::Unchanged, &error.to_string(), &now, start),
     }
@@ -485,7 +705,14 @@ fn for_good(
 
 fn ignoring_privileges(state: &State) -> State {
     let mut state = state.clone();
-    let none = kernel::Privileges { users: [0; 4], capabilities: [0; 5], no_new_privs: false };
-    state.threads.iter_mut().for_each(|thread| thread.privileges = none.clone());
+    let none = kernel::Privileges {
+        users: [0; 4],
+        capabilities: [0; 5],
+        no_new_privs: false,
+    };
+    state
+        .threads
+        .iter_mut()
+        .for_each(|thread| thread.privileges = none.clone());
     state
 }

@@ -47,7 +47,11 @@ fn is_inside(client: &Identity, both: bool, kept: Option<&[u32]>, before: &(Stat
     let (real_user, real_group) = (before.1.users[0], before.0.identity.ids[0]);
     assert_eq!(privileges.users[0], if both { user } else { real_user });
     assert_eq!(state.identity.ids[0], if both { group } else { real_group });
-    let groups: Vec<u32> = client.supplementary_groups().iter().map(|gid| gid.as_raw()).collect();
+    let groups: Vec<u32> = client
+        .supplementary_groups()
+        .iter()
+        .map(|gid| gid.as_raw())
+        .collect();
     assert_eq!(state.identity.groups, kept.map_or(groups, <[u32]>::to_vec));
     assert_eq!(state.death_signal, before.0.death_signal);
 }
@@ -60,16 +64,25 @@ fn walk() {
             for user_ids in [[0; 3], [0, 0, 1], [1, 0, 0], [0, 0, 1000], [5, 0, 6]] {
                 kernel::passes_in_child(|| {
                     kernel::start_from(group_ids, groups);
-                    kernel::raw_setresuid(Some(user_ids[0]), Some(user_ids[1]), Some(user_ids[2])).unwrap();
+                    kernel::raw_setresuid(Some(user_ids[0]), Some(user_ids[1]), Some(user_ids[2]))
+                        .unwrap();
                     kernel::set_death_signal(libc::SIGTERM);
                     let before = everything();
                     for client in clients() {
                         for both in [false, true] {
                             for keeps in [false, true] {
                                 let change = || {
-                                    let make = if both { IdentityChange::both } else { IdentityChange::effective };
+                                    let make = if both {
+                                        IdentityChange::both
+                                    } else {
+                                        IdentityChange::effective
+                                    };
                                     let change = make(&client);
-                                    if keeps { change.keep_supplementary() } else { change }
+                                    if keeps {
+                                        change.keep_supplementary()
+                                    } else {
+                                        change
+                                    }
                                 };
                                 let kept = keeps.then_some(groups);
                                 let inside = || is_inside(&client, both, kept, &before);
@@ -91,10 +104,17 @@ fn walk() {
 
 fn a_file_server_writes_as_its_client() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    std::fs::set_permissions(
+        folder.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
     let client = Identity::new(1000, 1001).supplementary([1010]);
     let path = folder.path().join("reply");
-    IdentityGuard::assume_effective_on_thread(&client).unwrap().run(|| std::fs::write(&path, "reply")).unwrap();
+    IdentityGuard::assume_effective_on_thread(&client)
+        .unwrap()
+        .run(|| std::fs::write(&path, "reply"))
+        .unwrap();
     let owner = std::fs::metadata(&path).unwrap();
     assert_eq!((owner.uid(), owner.gid()), (1000, 1001));
 }
@@ -107,7 +127,11 @@ fn switching_between_clients() {
     for first in clients() {
         for second in clients() {
             for both in [false, true] {
-                let make = if both { IdentityChange::both } else { IdentityChange::effective };
+                let make = if both {
+                    IdentityChange::both
+                } else {
+                    IdentityChange::effective
+                };
                 let mut guard = make(&first).assume_on_thread().unwrap();
                 for client in [&second, &second, &first, &second] {
                     guard.switch_to(client).unwrap();
@@ -147,12 +171,18 @@ fn passes_or_aborts(f: impl FnOnce()) -> bool {
         f();
         0
     });
-    assert!(status.success() || status.signal() == Some(libc::SIGABRT), "{status}");
+    assert!(
+        status.success() || status.signal() == Some(libc::SIGABRT),
+        "{status}"
+    );
     !status.success()
 }
 
 fn each_call_of_a_switch_refused_or_faked() {
-    let (first, second) = (Identity::new(1000, 1000), Identity::new(1001, 1001).supplementary([1010, 1011]));
+    let (first, second) = (
+        Identity::new(1000, 1000),
+        Identity::new(1001, 1001).supplementary([1010, 1011]),
+    );
     let (mut rows, mut aborts) = (0, 0);
     for (call, arguments) in SETS {
         for answer in ANSWERS {
@@ -185,7 +215,11 @@ fn each_call_refused_or_faked() {
                     aborts += i32::from(passes_or_aborts(|| {
                         kernel::start_from([0; 4], &[7]);
                         let before = everything();
-                        let make = if both { IdentityChange::both } else { IdentityChange::effective };
+                        let make = if both {
+                            IdentityChange::both
+                        } else {
+                            IdentityChange::effective
+                        };
                         if !after {
                             sandbox::answer(call, arguments, answer);
                         }
@@ -220,7 +254,13 @@ fn every_thread_follows_and_is_restored() {
     IdentityGuard::assume_effective(&client).unwrap().run(|| {
         for thread in kernel::all_threads() {
             assert_eq!(thread.privileges.users, [0, 1000, 0, 1000]);
-            assert_eq!(thread.identity, kernel::Identity { ids: [0, 1001, 0, 1001], groups: vec![1010] });
+            assert_eq!(
+                thread.identity,
+                kernel::Identity {
+                    ids: [0, 1001, 0, 1001],
+                    groups: vec![1010]
+                }
+            );
         }
     });
     assert_eq!(kernel::all_threads(), before);
@@ -234,20 +274,47 @@ fn a_program_run_as_someone_cannot_return() {
     kernel::start_from([0; 4], &[7]);
     let client = Identity::new(1000, 1001).supplementary([1010]);
     let status = || {
-        let output = Command::new("cat").arg("/proc/self/status").output().unwrap_or_else(|error| {
-            crate::common::ignore(&format!("needs cat: {error}"));
-        });
+        let output = Command::new("cat")
+            .arg("/proc/self/status")
+            .output()
+            .unwrap_or_else(|error| {
+                crate::common::ignore(&format!("needs cat: {error}"));
+            });
         let text = String::from_utf8(output.stdout).unwrap();
         let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.split_whitespace().map(String::from).collect::<Vec<_>>().join(" ")
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap();
+            line.split_whitespace()
+                .map(String::from)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
-        ["Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:", "CapInh:", "CapAmb:"].map(field)
+        [
+            "Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:", "CapInh:", "CapAmb:",
+        ]
+        .map(field)
     };
     let none = "0000000000000000";
-    let inside = IdentityGuard::assume_real_and_effective_on_thread(&client).unwrap().run(status);
-    assert_eq!(inside, ["1000 1000 1000 1000", "1001 1001 1001 1001", "1010", none, none, none, none]);
-    let [users, ..] = IdentityGuard::assume_effective_on_thread(&client).unwrap().run(status);
+    let inside = IdentityGuard::assume_real_and_effective_on_thread(&client)
+        .unwrap()
+        .run(status);
+    assert_eq!(
+        inside,
+        [
+            "1000 1000 1000 1000",
+            "1001 1001 1001 1001",
+            "1010",
+            none,
+            none,
+            none,
+            none
+        ]
+    );
+    let [users, ..] = IdentityGuard::assume_effective_on_thread(&client)
+        .unwrap()
+        .run(status);
     assert_eq!(users, "0 1000 1000 1000");
 }
 
@@ -258,8 +325,12 @@ fn a_set_user_id_program_takes_its_rights_back() {
     kernel::set_death_signal(libc::SIGTERM);
     let before = everything();
     let root = Identity::new(0, 0);
-    IdentityGuard::assume_effective_on_thread(&root).unwrap().run(|| is_inside(&root, false, None, &before));
+    IdentityGuard::assume_effective_on_thread(&root)
+        .unwrap()
+        .run(|| is_inside(&root, false, None, &before));
     assert_eq!(everything(), before);
-    IdentityGuard::assume_effective(&root).unwrap().run(|| is_inside(&root, false, None, &before));
+    IdentityGuard::assume_effective(&root)
+        .unwrap()
+        .run(|| is_inside(&root, false, None, &before));
     assert_eq!(everything(), before);
 }

@@ -24,7 +24,10 @@ use crate::common::second_copy;
 use crate::common::sibling::Sibling;
 use crate::common::subscriber;
 use crate::common::{self, Case};
-use privilege_guard::{Unrestored, ConflictingGuard, DropError, Error, GroupChange, GroupGuard, PermanentDrop, RestoreError};
+use privilege_guard::{
+    ConflictingGuard, DropError, Error, GroupChange, GroupGuard, PermanentDrop, RestoreError,
+    Unrestored,
+};
 
 pub const CASES: &[Case] = cases![
     Setgid: an_open_descriptor_stays_open,
@@ -86,12 +89,17 @@ impl Worker {
     fn start() -> Self {
         let (ask, asked) = channel::<Box<dyn FnOnce() + Send>>();
         // Until the asker is gone.
-        Worker { ask, _thread: std::thread::spawn(move || asked.into_iter().for_each(|work| work())) }
+        Worker {
+            ask,
+            _thread: std::thread::spawn(move || asked.into_iter().for_each(|work| work())),
+        }
     }
 
     fn does<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (tell, told) = channel();
-        self.ask.send(Box::new(move || tell.send(work()).expect("somebody waits"))).expect("the thread lives");
+        self.ask
+            .send(Box::new(move || tell.send(work()).expect("somebody waits")))
+            .expect("the thread lives");
         told.recv().expect("an answer")
     }
 
@@ -119,11 +127,20 @@ fn an_open_descriptor_stays_open() {
     start();
     kernel::become_user_with(CAP_SETGID);
     let open = || std::fs::File::open(file.path());
-    let is_closed = || assert_eq!(open().unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    let is_closed = || {
+        assert_eq!(
+            open().unwrap_err().kind(),
+            std::io::ErrorKind::PermissionDenied
+        )
+    };
 
     is_closed();
     for scope in SCOPES {
-        let mut opened = scope.assume(GroupChange::both(1004)).unwrap().run(open).unwrap();
+        let mut opened = scope
+            .assume(GroupChange::both(1004))
+            .unwrap()
+            .run(open)
+            .unwrap();
         is_closed();
         let mut text = String::new();
         opened.read_to_string(&mut text).unwrap();
@@ -139,7 +156,11 @@ fn an_open_descriptor_stays_open() {
 /// User 1234, with CAP_SETGID and no other capability.
 /// A program that has begun, and waits for the end of its stdin.
 fn spawn() -> Child {
-    let mut child = program::copies().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = program::copies()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     // What it says, it says after the exec.
     child.stdin.as_ref().unwrap().write_all(&[0]).unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
@@ -168,9 +189,17 @@ fn a_process_started_under_a_guard_keeps_the_group() {
 
 fn a_thread_started_under_a_thread_guard_keeps_the_group() {
     start();
-    let started = |scope: Scope| scope.assume(GroupChange::both(1004)).unwrap().run(Sibling::start);
+    let started = |scope: Scope| {
+        scope
+            .assume(GroupChange::both(1004))
+            .unwrap()
+            .run(Sibling::start)
+    };
     let under_a_thread_guard = started(Scope::Thread);
-    assert_eq!((kernel::ids(), under_a_thread_guard.identity().ids), (START, UNDER));
+    assert_eq!(
+        (kernel::ids(), under_a_thread_guard.identity().ids),
+        (START, UNDER)
+    );
     drop(under_a_thread_guard);
     // The end of a process guard changes all threads.
     assert_eq!(started(Scope::Process).identity().ids, START);
@@ -208,7 +237,11 @@ fn the_death_signals_of_other_threads_are_lost() {
     let signal_after = |scope: Scope| {
         kernel::set_death_signal(libc::SIGUSR1);
         worker.does(|| kernel::set_death_signal(libc::SIGUSR2));
-        scope.assume(GroupChange::both(1004)).unwrap().restore().unwrap();
+        scope
+            .assume(GroupChange::both(1004))
+            .unwrap()
+            .restore()
+            .unwrap();
         assert_eq!(kernel::death_signal(), libc::SIGUSR1);
         worker.does(kernel::death_signal)
     };
@@ -223,8 +256,16 @@ fn a_kept_group_is_given_to_all() {
     guard.restore().unwrap();
     assert_eq!((kernel::ids(), kept.does(kernel::ids)), (START, UNDER));
 
-    kept.does(|| assert!(matches!(GroupGuard::assume(1005), Err(Error::ThreadDiffers { .. }))));
-    assert!(matches!(GroupGuard::assume(1005), Err(Error::ThreadDiffers { .. })));
+    kept.does(|| {
+        assert!(matches!(
+            GroupGuard::assume(1005),
+            Err(Error::ThreadDiffers { .. })
+        ))
+    });
+    assert!(matches!(
+        GroupGuard::assume(1005),
+        Err(Error::ThreadDiffers { .. })
+    ));
     assert_eq!((kernel::ids(), kept.does(kernel::ids)), (START, UNDER));
 }
 
@@ -233,18 +274,34 @@ fn is_left_out<T>(unreached: impl Fn() -> (i32, T)) {
     kernel::passes_in_child(|| {
         start();
         let (other, _lives) = unreached();
-        for change in [GroupChange::both(1004), GroupChange::new().real(1004), GroupChange::both(1004).no_supplementary()] {
+        for change in [
+            GroupChange::both(1004),
+            GroupChange::new().real(1004),
+            GroupChange::both(1004).no_supplementary(),
+        ] {
             let error = change.assume().unwrap_err();
             let is_named = |thread_id: u32| thread_id == other.unsigned_abs();
-            assert!(matches!(error, Error::ThreadNotChanged { thread_id, .. } if is_named(thread_id)), "{error}");
+            assert!(
+                matches!(error, Error::ThreadNotChanged { thread_id, .. } if is_named(thread_id)),
+                "{error}"
+            );
             assert_eq!(error.raw_os_error(), Some(libc::EIO));
-            assert_eq!((kernel::ids(), kernel::identity_of(other).ids), (START, START));
+            assert_eq!(
+                (kernel::ids(), kernel::identity_of(other).ids),
+                (START, START)
+            );
         }
-        GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
+        GroupGuard::assume_on_thread(1004)
+            .unwrap()
+            .restore()
+            .unwrap();
     });
     let is_noticed = |drop: Result<privilege_guard::DropReport, DropError>| {
         let error = drop.unwrap_err();
-        assert!(matches!(error, DropError::StillPrivileged { .. }), "{error}");
+        assert!(
+            matches!(error, DropError::StillPrivileged { .. }),
+            "{error}"
+        );
     };
     kernel::passes_in_child(|| {
         start();
@@ -270,7 +327,10 @@ fn is_left_behind(unreaches: fn()) {
         unreaches();
         drop(guard);
     });
-    assert!(line.contains("cannot restore the identity of thread"), "{line}");
+    assert!(
+        line.contains("cannot restore the identity of thread"),
+        "{line}"
+    );
 }
 
 fn is_reported(unreaches: fn()) {
@@ -280,8 +340,13 @@ fn is_reported(unreaches: fn()) {
         let guard = GroupGuard::assume(1004).unwrap();
         unreaches();
         let error = guard.restore().unwrap_err();
-        let expected = Unrestored::OtherThread { thread_id: other.thread().unsigned_abs() };
-        assert!(matches!(&error, RestoreError::Refused { what, .. } if *what == expected), "{error}");
+        let expected = Unrestored::OtherThread {
+            thread_id: other.thread().unsigned_abs(),
+        };
+        assert!(
+            matches!(&error, RestoreError::Refused { what, .. } if *what == expected),
+            "{error}"
+        );
         assert_eq!((kernel::ids(), other.identity().ids), (START, UNDER));
     });
 }
@@ -297,9 +362,15 @@ fn before_and_after(unreaches: fn()) {
 
 fn a_full_signal_queue_leaves_threads_out() {
     before_and_after(|| {
-        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
         // SAFETY: a valid pointer.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) }, 0);
+        assert_eq!(
+            unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) },
+            0
+        );
     });
 }
 
@@ -316,7 +387,9 @@ fn a_refused_tgkill_leaves_threads_out() {
 
 /// `clone(2)` with a new stack, which is never freed, and the calling thread's thread-local data. Returns the id of what it starts.
 fn raw_clone(flags: i32, runs: extern "C" fn(*mut libc::c_void) -> i32) -> i32 {
-    let stack = Box::leak(vec![0u128; 4096].into_boxed_slice()).as_mut_ptr_range().end;
+    let stack = Box::leak(vec![0u128; 4096].into_boxed_slice())
+        .as_mut_ptr_range()
+        .end;
     // SAFETY: the end of a stack that is large enough for what these do; they use no thread-local data while the calling thread does.
     let id = unsafe { libc::clone(runs, stack.cast(), flags, std::ptr::null_mut()) };
     assert!(id > 0, "{}", std::io::Error::last_os_error());
@@ -335,8 +408,12 @@ fn raw_thread() -> i32 {
     raw_clone(OF_THIS_PROCESS, waits_for_good)
 }
 
-const OF_THIS_PROCESS: i32 =
-    libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
+const OF_THIS_PROCESS: i32 = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM;
 
 fn a_thread_that_libc_does_not_know_is_left_out() {
     is_left_out(|| (raw_thread(), ()));
@@ -362,7 +439,9 @@ fn a_thread_that_libc_passes_over_may_end_during_a_drop() {
 
 fn a_filter_on_another_thread_that_says_done() {
     is_left_out(|| {
-        let other = Sibling::start_after(|| sandbox::answer(calls::SYS_setresgid, &[], Answer::SuccessWithoutDoing));
+        let other = Sibling::start_after(|| {
+            sandbox::answer(calls::SYS_setresgid, &[], Answer::SuccessWithoutDoing)
+        });
         (other.thread(), other)
     });
 }
@@ -388,7 +467,18 @@ fn blocks_every_signal_for_a_while() {
     let change = |how: i32| {
         let (all, none) = (u64::MAX, std::ptr::null_mut::<u64>());
         // SAFETY: a valid pointer, and the size of what it points to.
-        assert_eq!(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const all, none, size_of_val(&all)) }, 0);
+        assert_eq!(
+            unsafe {
+                libc::syscall(
+                    libc::SYS_rt_sigprocmask,
+                    how,
+                    &raw const all,
+                    none,
+                    size_of_val(&all),
+                )
+            },
+            0
+        );
     };
     change(libc::SIG_BLOCK);
     takes_its_time(std::ptr::null_mut());
@@ -396,7 +486,10 @@ fn blocks_every_signal_for_a_while() {
 }
 
 fn waits_in_vfork_for_a_while() {
-    raw_clone(libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, takes_its_time);
+    raw_clone(
+        libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+        takes_its_time,
+    );
 }
 
 fn a_process_guard_waits_for_every_thread() {
@@ -407,7 +500,10 @@ fn a_process_guard_waits_for_every_thread() {
             while !STARTED.load(Ordering::SeqCst) {
                 std::thread::yield_now();
             }
-            GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
+            GroupGuard::assume_on_thread(1004)
+                .unwrap()
+                .restore()
+                .unwrap();
             assert!(!OVER.load(Ordering::SeqCst));
             GO_ON.store(true, Ordering::SeqCst);
             let guard = GroupGuard::assume(1004).unwrap();
@@ -423,13 +519,27 @@ fn a_made_up_reading_is_put_back() {
         kernel::passes_in_child(|| {
             kernel::start_from(START, &[7, 8]);
             sandbox::answer(calls::SYS_getgroups, &[], Answer::SuccessWithoutDoing);
-            scope.assume(GroupChange::both(1004).no_supplementary()).unwrap().restore().unwrap();
-            assert_eq!(kernel::identity(), kernel::Identity { ids: START, groups: vec![] });
+            scope
+                .assume(GroupChange::both(1004).no_supplementary())
+                .unwrap()
+                .restore()
+                .unwrap();
+            assert_eq!(
+                kernel::identity(),
+                kernel::Identity {
+                    ids: START,
+                    groups: vec![]
+                }
+            );
         });
         kernel::passes_in_child(|| {
             start();
             // The call that sets nothing, and so tells what it is.
-            sandbox::answer(calls::SYS_setfsgid, &[(0, u32::MAX)], Answer::SuccessWithoutDoing);
+            sandbox::answer(
+                calls::SYS_setfsgid,
+                &[(0, u32::MAX)],
+                Answer::SuccessWithoutDoing,
+            );
             let guard = scope.assume(GroupChange::both(1004)).unwrap();
             assert_eq!(common::guard::raw(guard.original()), [3, 3, 3, 0]);
             guard.restore().unwrap();
@@ -446,7 +556,11 @@ fn the_dumpable_flag_stays_cleared() {
     let owner = || std::fs::metadata("/proc/self/status").unwrap().uid();
     start();
     kernel::become_user_with(CAP_SETGID);
-    let cleared: i32 = std::fs::read_to_string("/proc/sys/fs/suid_dumpable").unwrap().trim().parse().unwrap();
+    let cleared: i32 = std::fs::read_to_string("/proc/sys/fs/suid_dumpable")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
     if cleared == 1 {
         common::ignore("fs.suid_dumpable is 1 here");
     }
@@ -454,9 +568,17 @@ fn the_dumpable_flag_stays_cleared() {
         set_dumpable();
         assert_eq!((dumpable(), owner()), (1, 1234));
         // Nothing is dumped that the group could not read.
-        scope.assume(GroupChange::new().no_supplementary()).unwrap().restore().unwrap();
+        scope
+            .assume(GroupChange::new().no_supplementary())
+            .unwrap()
+            .restore()
+            .unwrap();
         assert_eq!((dumpable(), owner()), (1, 1234));
-        scope.assume(GroupChange::both(1004)).unwrap().restore().unwrap();
+        scope
+            .assume(GroupChange::both(1004))
+            .unwrap()
+            .restore()
+            .unwrap();
         assert_eq!((dumpable(), owner()), (cleared, 0));
     }
     set_dumpable();
@@ -468,7 +590,10 @@ fn the_thread_of_an_io_uring_keeps_its_group() {
     let guard = GroupGuard::assume(1004).unwrap();
     let ring = ring::idle().unwrap();
     guard.restore().unwrap();
-    let polls = kernel::all_threads().into_iter().find(|thread| kernel::is_io_worker(thread.thread)).unwrap();
+    let polls = kernel::all_threads()
+        .into_iter()
+        .find(|thread| kernel::is_io_worker(thread.thread))
+        .unwrap();
     assert_eq!((kernel::ids(), polls.identity.ids), (START, UNDER));
     GroupGuard::assume(1005).unwrap().restore().unwrap();
     assert_eq!(kernel::identity_of(polls.thread).ids, UNDER);
@@ -489,7 +614,10 @@ fn a_registered_personality_keeps_its_group() {
     guard.restore().unwrap();
     ring.make_file(&path("after"), assumed);
     ring.make_file(&path("after, without"), Personality::NONE);
-    assert_eq!(["inside", "inside, without", "after", "after, without"].map(of), [3, 1004, 1004, 3]);
+    assert_eq!(
+        ["inside", "inside, without", "after", "after, without"].map(of),
+        [3, 1004, 1004, 3]
+    );
 
     let kept = kernel::answer_of_child(|| {
         PermanentDrop::to_group(33).apply().unwrap();
@@ -509,11 +637,17 @@ fn a_request_that_waits_may_keep_its_group() {
             let (reader, mut writer) = UnixStream::pair().unwrap();
             let reader = OwnedFd::from(reader);
             let mut ring = Ring::new();
-            GroupGuard::assume(1004).unwrap().run(|| ring.make_file_after(&reader, &path, waits));
+            GroupGuard::assume(1004)
+                .unwrap()
+                .run(|| ring.make_file_after(&reader, &path, waits));
             if drops {
                 // Only where there is a kernel thread.
                 let dropped = PermanentDrop::to_group(33).apply();
-                assert_eq!(matches!(dropped, Err(DropError::KernelWorker { .. })), waits == Waits::HandedOver, "{dropped:?}");
+                assert_eq!(
+                    matches!(dropped, Err(DropError::KernelWorker { .. })),
+                    waits == Waits::HandedOver,
+                    "{dropped:?}"
+                );
                 assert_eq!(dropped.is_ok(), waits != Waits::HandedOver, "{dropped:?}");
             }
             assert!(!path.exists());
@@ -523,9 +657,16 @@ fn a_request_that_waits_may_keep_its_group() {
         std::fs::metadata(path).unwrap().gid()
     };
     for keeps in [Waits::HandedOver, Waits::Drained] {
-        assert_eq!([made(keeps, false), made(keeps, true)], [1004, 1004], "{keeps:?}");
+        assert_eq!(
+            [made(keeps, false), made(keeps, true)],
+            [1004, 1004],
+            "{keeps:?}"
+        );
     }
-    assert_eq!([made(Waits::Linked, false), made(Waits::Linked, true)], [3, 33]);
+    assert_eq!(
+        [made(Waits::Linked, false), made(Waits::Linked, true)],
+        [3, 33]
+    );
 }
 
 fn a_ring_from_before_a_fork_acts_as_the_parent() {
@@ -542,7 +683,10 @@ fn a_ring_from_before_a_fork_acts_as_the_parent() {
     });
     assert_eq!(std::fs::metadata(path).unwrap().gid(), 3);
     let refused = PermanentDrop::to_group(33).apply();
-    assert!(matches!(refused, Err(DropError::KernelWorker { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(DropError::KernelWorker { .. })),
+        "{refused:?}"
+    );
 }
 
 fn a_process_started_before_a_drop_stays_what_it_was() {
@@ -557,13 +701,19 @@ fn a_process_started_before_a_drop_stays_what_it_was() {
 }
 
 /// What the program says that it is, after `in_child` has run in the forked child.
-fn status_after(in_child: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> std::io::Result<String> {
+fn status_after(
+    in_child: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+) -> std::io::Result<String> {
     let mut command = program::shows_status();
     // SAFETY: no other thread holds a lock that it could wait for.
     unsafe { command.pre_exec(in_child) };
     let output = command.output()?;
     let text = String::from_utf8(output.stdout).unwrap();
-    Ok(text.lines().find_map(|line| line.strip_prefix("Gid:\t")).unwrap().to_owned())
+    Ok(text
+        .lines()
+        .find_map(|line| line.strip_prefix("Gid:\t"))
+        .unwrap()
+        .to_owned())
 }
 
 fn a_guard_in_pre_exec_has_ended_in_the_program() {
@@ -589,7 +739,10 @@ fn a_guard_in_pre_exec_is_busy_for_good() {
         assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
         Err(std::io::Error::from_raw_os_error(libc::EAGAIN))
     };
-    assert_eq!(status_after(own_group).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+    assert_eq!(
+        status_after(own_group).unwrap_err().raw_os_error(),
+        Some(libc::EAGAIN)
+    );
     drop(holding);
 }
 
@@ -603,7 +756,10 @@ fn a_guard_in_a_signal_handler_aborts() {
         let _holding = worker.holds(Scope::Process, GroupChange::new());
         // SAFETY: what the handler may not do is what this is about. The numbers are a signal and a time.
         unsafe {
-            libc::signal(libc::SIGALRM, takes_a_guard as *const () as libc::sighandler_t);
+            libc::signal(
+                libc::SIGALRM,
+                takes_a_guard as *const () as libc::sighandler_t,
+            );
             libc::alarm(1);
         }
         // The signal comes while it waits: inside the library.
@@ -624,7 +780,10 @@ fn a_handler_that_forks_during_a_change_misleads_its_child() {
     const CANNOT_GO_BACK: i32 = 40;
     const HAS_THE_SIGNAL: i32 = 41;
     // Before the guard's end sets the signal again, and before it reads that back.
-    for (option, misled) in [(libc::PR_SET_PDEATHSIG, HAS_THE_SIGNAL), (libc::PR_GET_PDEATHSIG, CANNOT_GO_BACK)] {
+    for (option, misled) in [
+        (libc::PR_SET_PDEATHSIG, HAS_THE_SIGNAL),
+        (libc::PR_GET_PDEATHSIG, CANNOT_GO_BACK),
+    ] {
         kernel::passes_in_child(|| {
             start();
             kernel::set_death_signal(libc::SIGTERM);
@@ -632,7 +791,11 @@ fn a_handler_that_forks_during_a_change_misleads_its_child() {
             // SAFETY: what the handler does is what this is about.
             unsafe { libc::signal(libc::SIGUSR1, forks as *const () as libc::sighandler_t) };
             let (process, thread) = (std::process::id(), kernel::gettid());
-            let call = Call { name: "prctl", number: libc::SYS_prctl, first: First::Is(option as u32) };
+            let call = Call {
+                name: "prctl",
+                number: libc::SYS_prctl,
+                first: First::Is(option as u32),
+            };
             fault::before_each(call, move || {
                 if FORKED.load(Ordering::SeqCst) == -1 {
                     // SAFETY: numbers only.
@@ -646,7 +809,9 @@ fn a_handler_that_forks_during_a_change_misleads_its_child() {
             let child = FORKED.load(Ordering::SeqCst);
             if child == 0 {
                 let code = match ended {
-                    Err(RestoreError::Refused { .. }) if kernel::ids_by_calls() == START => CANNOT_GO_BACK,
+                    Err(RestoreError::Refused { .. }) if kernel::ids_by_calls() == START => {
+                        CANNOT_GO_BACK
+                    }
                     Ok(()) if kernel::death_signal() == libc::SIGTERM => HAS_THE_SIGNAL,
                     _ => 42,
                 };
@@ -654,7 +819,10 @@ fn a_handler_that_forks_during_a_change_misleads_its_child() {
                 unsafe { libc::_exit(code) }
             }
             ended.unwrap();
-            assert_eq!((kernel::ids(), kernel::death_signal()), (START, libc::SIGTERM));
+            assert_eq!(
+                (kernel::ids(), kernel::death_signal()),
+                (START, libc::SIGTERM)
+            );
             let mut status = 0;
             // SAFETY: a valid pointer.
             assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
@@ -712,7 +880,11 @@ fn outlive(when: When, mut die: UnixStream, mut told: &UnixStream) {
         let _guard = GroupGuard::assume_on_thread(1004).unwrap();
         parent_dies();
     } else {
-        let call = Call { name: "prctl", number: libc::SYS_prctl, first: First::Is(libc::PR_SET_PDEATHSIG as u32) };
+        let call = Call {
+            name: "prctl",
+            number: libc::SYS_prctl,
+            first: First::Is(libc::PR_SET_PDEATHSIG as u32),
+        };
         let this = kernel::gettid();
         fault::before_each(call, move || {
             if kernel::identity_of(this).ids[1] == 1004 {
@@ -735,7 +907,14 @@ fn a_parent_that_dies_during_a_change_is_not_reported() {
 
 fn a_child_that_is_process_1_too_gets_the_death_signal() {
     // SAFETY: a flag only.
-    let new_processes = || assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0, "{}", std::io::Error::last_os_error());
+    let new_processes = || {
+        assert_eq!(
+            unsafe { libc::unshare(libc::CLONE_NEWPID) },
+            0,
+            "{}",
+            std::io::Error::last_os_error()
+        )
+    };
     let child_of_process_1 = |is_one_too: bool| {
         let answer = kernel::answer_of_child(|| {
             new_processes();
@@ -749,7 +928,11 @@ fn a_child_that_is_process_1_too_gets_the_death_signal() {
                 let answer = kernel::answer_of_child(|| {
                     assert_eq!(kernel::death_signal(), 0);
                     guard.restore().unwrap();
-                    format!("process {}, signal {}", std::process::id(), kernel::death_signal())
+                    format!(
+                        "process {}, signal {}",
+                        std::process::id(),
+                        kernel::death_signal()
+                    )
                 });
                 answer.unwrap()
             });
@@ -790,7 +973,12 @@ fn a_scope_returns_before_a_leaked_guard_is_undone() {
     assert_eq!(kernel::ids(), UNDER);
     assert!(matches!(GroupGuard::assume(1005), Err(Error::Busy { .. })));
     drop(go_on);
-    GroupChange::both(1005).wait(LONG_ENOUGH).assume().unwrap().restore().unwrap();
+    GroupChange::both(1005)
+        .wait(LONG_ENOUGH)
+        .assume()
+        .unwrap()
+        .restore()
+        .unwrap();
     assert_eq!(kernel::ids(), START);
 }
 
@@ -804,7 +992,13 @@ fn ids_set_behind_its_back_are_not_seen() {
         assert_eq!(kernel::ids(), [5; 4]);
         guard.restore().unwrap();
         // What the guard set is put back, and nothing else.
-        assert_eq!(kernel::identity(), kernel::Identity { ids: START, groups: vec![8] });
+        assert_eq!(
+            kernel::identity(),
+            kernel::Identity {
+                ids: START,
+                groups: vec![8]
+            }
+        );
     }
 }
 
@@ -840,7 +1034,11 @@ fn two_copies_do_not_see_each_other() {
     // SAFETY: valid strings; the function has this type (tests/identity/second_copy/lib.rs).
     let second_copy: extern "C" fn() -> i32 = unsafe {
         let copy = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
-        assert!(!copy.is_null(), "{path:?}: {:?}", std::ffi::CStr::from_ptr(libc::dlerror()));
+        assert!(
+            !copy.is_null(),
+            "{path:?}: {:?}",
+            std::ffi::CStr::from_ptr(libc::dlerror())
+        );
         let function = libc::dlsym(copy, c"privilege_guard_second_copy".as_ptr());
         assert!(!function.is_null());
         std::mem::transmute(function)
@@ -848,7 +1046,10 @@ fn two_copies_do_not_see_each_other() {
     for scope in SCOPES {
         let worker = Worker::start();
         let holding = worker.holds(scope, GroupChange::new());
-        assert!(matches!(GroupChange::new().assume(), Err(Error::Busy { .. })));
+        assert!(matches!(
+            GroupChange::new().assume(),
+            Err(Error::Busy { .. })
+        ));
         assert_eq!(second_copy(), 0);
         drop(holding);
     }
@@ -865,13 +1066,23 @@ fn a_forked_child_has_the_guards_of_other_threads_for_good() {
                 child.write_all(&[0]).unwrap();
                 child.read_exact(&mut [0]).unwrap();
                 let is_alive = |error| match error {
-                    Err(Error::Busy { conflict: ConflictingGuard::ProcessGuard { .. } }) => scope == Scope::Process,
-                    Err(Error::Busy { conflict: ConflictingGuard::ThreadGuards { threads: 1 } }) => scope == Scope::Thread,
+                    Err(Error::Busy {
+                        conflict: ConflictingGuard::ProcessGuard { .. },
+                    }) => scope == Scope::Process,
+                    Err(Error::Busy {
+                        conflict: ConflictingGuard::ThreadGuards { threads: 1 },
+                    }) => scope == Scope::Thread,
                     _ => false,
                 };
                 assert!(is_alive(GroupChange::new().assume().map(drop)));
-                assert_eq!(GroupChange::new().assume_on_thread().is_ok(), scope == Scope::Thread);
-                assert!(matches!(PermanentDrop::to_group(own).apply(), Err(DropError::GuardsActive)));
+                assert_eq!(
+                    GroupChange::new().assume_on_thread().is_ok(),
+                    scope == Scope::Thread
+                );
+                assert!(matches!(
+                    PermanentDrop::to_group(own).apply(),
+                    Err(DropError::GuardsActive)
+                ));
                 // SAFETY: it does not return, and runs no destructor of the parent's.
                 unsafe { libc::_exit(0) }
             })
@@ -879,7 +1090,12 @@ fn a_forked_child_has_the_guards_of_other_threads_for_good() {
         parent.read_exact(&mut [0]).unwrap();
         // In the parent it ends.
         drop(holding);
-        GroupChange::new().wait(LONG_ENOUGH).assume().unwrap().restore().unwrap();
+        GroupChange::new()
+            .wait(LONG_ENOUGH)
+            .assume()
+            .unwrap()
+            .restore()
+            .unwrap();
         parent.write_all(&[0]).unwrap();
         assert!(forked.join().unwrap().success());
     }
@@ -896,7 +1112,13 @@ fn a_forked_child_has_the_events_of_other_threads_for_good() {
             std::thread::yield_now();
         }
     });
-    let told = std::thread::spawn(|| GroupChange::new().assume_on_thread().unwrap().restore().unwrap());
+    let told = std::thread::spawn(|| {
+        GroupChange::new()
+            .assume_on_thread()
+            .unwrap()
+            .restore()
+            .unwrap()
+    });
     while !STARTED.load(Ordering::SeqCst) {
         std::thread::yield_now();
     }
@@ -907,9 +1129,24 @@ fn a_forked_child_has_the_events_of_other_threads_for_good() {
             child.write_all(&[0]).unwrap();
             child.read_exact(&mut [0]).unwrap();
             let busy = GroupChange::new().assume();
-            assert!(matches!(busy, Err(Error::Busy { conflict: ConflictingGuard::ThreadGuards { threads: 1 } })), "{busy:?}");
-            GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
-            assert!(matches!(PermanentDrop::to_group(own).apply(), Err(DropError::GuardsActive)));
+            assert!(
+                matches!(
+                    busy,
+                    Err(Error::Busy {
+                        conflict: ConflictingGuard::ThreadGuards { threads: 1 }
+                    })
+                ),
+                "{busy:?}"
+            );
+            GroupChange::new()
+                .assume_on_thread()
+                .unwrap()
+                .restore()
+                .unwrap();
+            assert!(matches!(
+                PermanentDrop::to_group(own).apply(),
+                Err(DropError::GuardsActive)
+            ));
             // SAFETY: it does not return.
             unsafe { libc::_exit(0) }
         })
@@ -929,14 +1166,33 @@ fn a_subscriber_that_waits_for_a_process_guard_waits_in_vain() {
     subscriber::listen_and(|| {
         // The other thread's refusal is told too.
         if WAITED.fetch_add(1, Ordering::SeqCst) == 0 {
-            let other = std::thread::spawn(|| GroupChange::new().wait(Duration::from_millis(100)).assume().map(drop));
+            let other = std::thread::spawn(|| {
+                GroupChange::new()
+                    .wait(Duration::from_millis(100))
+                    .assume()
+                    .map(drop)
+            });
             let busy = other.join().unwrap();
-            assert!(matches!(busy, Err(Error::Busy { conflict: ConflictingGuard::ThreadGuards { threads: 1 } })), "{busy:?}");
+            assert!(
+                matches!(
+                    busy,
+                    Err(Error::Busy {
+                        conflict: ConflictingGuard::ThreadGuards { threads: 1 }
+                    })
+                ),
+                "{busy:?}"
+            );
         }
     });
-    GroupChange::new().assume_on_thread().unwrap().restore().unwrap();
+    GroupChange::new()
+        .assume_on_thread()
+        .unwrap()
+        .restore()
+        .unwrap();
     assert_eq!(WAITED.load(Ordering::SeqCst), 2);
-    std::thread::spawn(|| GroupChange::new().assume().unwrap().restore().unwrap()).join().unwrap();
+    std::thread::spawn(|| GroupChange::new().assume().unwrap().restore().unwrap())
+        .join()
+        .unwrap();
 }
 
 /// Which scope the destructor is to use.
@@ -957,7 +1213,10 @@ fn ends_with_a_leak(before: fn()) {
         let mut key = 0;
         // SAFETY: a valid pointer, and a value that is never read.
         unsafe {
-            assert_eq!(libc::pthread_key_create(&raw mut key, Some(leaks_a_guard)), 0);
+            assert_eq!(
+                libc::pthread_key_create(&raw mut key, Some(leaks_a_guard)),
+                0
+            );
             assert_eq!(libc::pthread_setspecific(key, std::ptr::dangling()), 0);
         }
         before();
@@ -971,7 +1230,14 @@ fn a_guard_leaked_by_a_late_destructor_is_not_undone() {
         kernel::passes_in_child(|| {
             start();
             ends_with_a_leak(|| ());
-            assert_eq!(kernel::ids(), if scope == Scope::Process { UNDER } else { START });
+            assert_eq!(
+                kernel::ids(),
+                if scope == Scope::Process {
+                    UNDER
+                } else {
+                    START
+                }
+            );
             assert!(matches!(GroupGuard::assume(1005), Err(Error::Busy { .. })));
         });
         // A thread that has had a guard gets no more there.
@@ -1001,8 +1267,17 @@ fn a_guard_leaked_by_a_raw_exit_is_not_undone() {
             while std::fs::exists(&gone).unwrap() {
                 std::thread::yield_now();
             }
-            assert_eq!(kernel::ids(), if scope == Scope::Process { UNDER } else { START });
-            let busy = GroupChange::both(1005).wait(Duration::from_millis(20)).assume();
+            assert_eq!(
+                kernel::ids(),
+                if scope == Scope::Process {
+                    UNDER
+                } else {
+                    START
+                }
+            );
+            let busy = GroupChange::both(1005)
+                .wait(Duration::from_millis(20))
+                .assume();
             assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
         });
     }
@@ -1016,7 +1291,15 @@ extern "C" fn handles_the_abort(_: i32) {
     while !WENT_ON.load(Ordering::SeqCst) {
         std::thread::yield_now();
     }
-    rustix::io::write(rustix::stdio::stderr(), if kernel::ids_by_calls() == UNDER { b"handled\n" } else { b"another\n" }).unwrap();
+    rustix::io::write(
+        rustix::stdio::stderr(),
+        if kernel::ids_by_calls() == UNDER {
+            b"handled\n"
+        } else {
+            b"another\n"
+        },
+    )
+    .unwrap();
 }
 
 fn the_programs_handler_runs_before_an_abort() {
@@ -1025,7 +1308,12 @@ fn the_programs_handler_runs_before_an_abort() {
         let guard = GroupGuard::assume_on_thread(1004).unwrap();
         sandbox::refuse(calls::SYS_setresgid, &[(1, 3)]);
         // SAFETY: the handler does nothing that a signal handler may not do.
-        unsafe { libc::signal(libc::SIGABRT, handles_the_abort as *const () as libc::sighandler_t) };
+        unsafe {
+            libc::signal(
+                libc::SIGABRT,
+                handles_the_abort as *const () as libc::sighandler_t,
+            )
+        };
         std::thread::spawn(|| {
             while !HANDLED.load(Ordering::SeqCst) {
                 std::thread::yield_now();
@@ -1036,7 +1324,10 @@ fn the_programs_handler_runs_before_an_abort() {
         drop(guard);
     });
     let (line, rest) = text.split_once('\n').unwrap();
-    assert!(line.starts_with("privilege-guard: cannot restore"), "{text}");
+    assert!(
+        line.starts_with("privilege-guard: cannot restore"),
+        "{text}"
+    );
     assert_eq!(rest, "went on\nhandled\n");
 }
 
@@ -1070,7 +1361,10 @@ fn a_child_with_both_ids_is_not_secure() {
 }
 
 fn glibc_aborts_where_one_thread_may_not() {
-    let ways: [fn(); 2] = [|| sandbox::refuse(calls::SYS_setresgid, &[]), || kernel::give_up_capabilities(CAP_SETGID)];
+    let ways: [fn(); 2] = [
+        || sandbox::refuse(calls::SYS_setresgid, &[]),
+        || kernel::give_up_capabilities(CAP_SETGID),
+    ];
     for may_not in ways {
         let text = kernel::aborts(|| {
             start();
@@ -1082,7 +1376,10 @@ fn glibc_aborts_where_one_thread_may_not() {
         kernel::passes_in_child(|| {
             start();
             let _other = Sibling::start_after(may_not);
-            GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap();
+            GroupGuard::assume_on_thread(1004)
+                .unwrap()
+                .restore()
+                .unwrap();
         });
     }
 }
@@ -1100,7 +1397,9 @@ fn a_filter_that_does_not_refuse_a_try_ends_the_process() {
     assert!(drop_under(|| sandbox::refuse(calls::SYS_setresgid, &[(0, 3)])).success());
     let killed = drop_under(|| sandbox::kill_for(calls::SYS_setresgid, &[(0, 3)]));
     assert_eq!(killed.signal(), Some(libc::SIGSYS), "{killed}");
-    let aborted = drop_under(|| sandbox::answer(calls::SYS_setresgid, &[(0, 3)], Answer::SuccessWithoutDoing));
+    let aborted = drop_under(|| {
+        sandbox::answer(calls::SYS_setresgid, &[(0, 3)], Answer::SuccessWithoutDoing)
+    });
     assert_eq!(aborted.signal(), Some(libc::SIGABRT), "{aborted}");
 }
 
@@ -1141,6 +1440,9 @@ fn an_executed_file_gives_what_it_gives() {
 /// As which group the program runs.
 fn executed(program: &Path) -> i32 {
     let mut child = Command::new(program);
-    child.env(common::CASE, common::running()).env(GROUP, "").env("TMPDIR", "/tmp");
+    child
+        .env(common::CASE, common::running())
+        .env(GROUP, "")
+        .env("TMPDIR", "/tmp");
     child.status().unwrap().code().unwrap()
 }

@@ -11,7 +11,7 @@ use crate::cases;
 use crate::common::Case;
 use crate::common::guard::{self, Guard, SCOPES, Scope, raw};
 use crate::common::kernel::{self, Identity, Ids, Watched};
-use privilege_guard::{RestoreError, Error, GroupChange, ConflictingGuard};
+use privilege_guard::{ConflictingGuard, Error, GroupChange, RestoreError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -129,18 +129,31 @@ impl Model {
 
     fn may_begin(&self, scope: Scope) -> Result<(), Refusal> {
         let (own, others) = self.threads.split_last().expect("a thread");
-        let has = |thread: &Thread, scope| thread.frames.iter().any(|frame| frame.change.scope == scope);
+        let has = |thread: &Thread, scope| {
+            thread
+                .frames
+                .iter()
+                .any(|frame| frame.change.scope == scope)
+        };
         match scope {
             Scope::Process if has(own, Scope::Thread) => Err(Refusal::InsideThreadGuard),
             _ if !own.frames.is_empty() => Ok(()),
-            _ if others.iter().any(|other| has(other, Scope::Process)) => Err(Refusal::BusyProcessGuard),
-            Scope::Process if others.iter().any(|other| has(other, Scope::Thread)) => Err(Refusal::BusyThreadGuards),
+            _ if others.iter().any(|other| has(other, Scope::Process)) => {
+                Err(Refusal::BusyProcessGuard)
+            }
+            Scope::Process if others.iter().any(|other| has(other, Scope::Thread)) => {
+                Err(Refusal::BusyThreadGuards)
+            }
             _ => Ok(()),
         }
     }
 
     fn assume(&mut self, change: &Change) -> Result<usize, Refusal> {
-        let named = change.real.iter().chain(&change.effective).chain(change.groups.iter().flatten());
+        let named = change
+            .real
+            .iter()
+            .chain(&change.effective)
+            .chain(change.groups.iter().flatten());
         if named.into_iter().any(|&gid| gid == u32::MAX) {
             return Err(Refusal::InvalidGid);
         }
@@ -151,19 +164,33 @@ impl Model {
             _ => Some(self.inside(before.ids, change)?),
         };
         let groups = change.groups.clone().map(sorted);
-        if !self.cap && groups.as_ref().is_some_and(|groups| groups != &before.groups) {
+        if !self.cap
+            && groups
+                .as_ref()
+                .is_some_and(|groups| groups != &before.groups)
+        {
             return Err(Refusal::NotPermitted);
         }
         self.set(change.scope, ids.map(|[r, e, s]| [r, e, s, e]), groups);
         self.next_key += 1;
         let key = self.next_key;
-        self.acting().frames.push(Frame { key, change: change.clone(), before, ended: false });
+        self.acting().frames.push(Frame {
+            key,
+            change: change.clone(),
+            before,
+            ended: false,
+        });
         Ok(key)
     }
 
     fn set(&mut self, scope: Scope, ids: Option<Ids>, groups: Option<Vec<u32>>) {
         let acting = self.threads.len() - 1;
-        for (index, thread) in self.threads.iter_mut().enumerate().filter(|(index, _)| *index == acting || scope == Scope::Process) {
+        for (index, thread) in self
+            .threads
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| *index == acting || scope == Scope::Process)
+        {
             if let Some([r, e, s, f]) = ids {
                 thread.now.ids = [r, e, s, if index == acting { f } else { e }];
             }
@@ -174,7 +201,10 @@ impl Model {
     }
 
     fn is_innermost(&mut self, key: usize) -> bool {
-        self.acting().frames.last().is_some_and(|frame| frame.key == key)
+        self.acting()
+            .frames
+            .last()
+            .is_some_and(|frame| frame.key == key)
     }
 
     fn switch(&mut self, key: usize, to: u32) -> Result<(), Refusal> {
@@ -182,7 +212,12 @@ impl Model {
             return Err(Refusal::InnerGuardAlive);
         }
         let frame = self.acting().frames.last().expect("the innermost").clone();
-        let Change { scope, real, effective, .. } = frame.change;
+        let Change {
+            scope,
+            real,
+            effective,
+            ..
+        } = frame.change;
         let mut named = [real, effective].into_iter().flatten();
         let now = match (to, named.next(), named.next()) {
             (u32::MAX, ..) => return Err(Refusal::InvalidGid),
@@ -193,17 +228,29 @@ impl Model {
         if to == now {
             return Ok(());
         }
-        let change = Change { real: real.and(Some(to)), effective: effective.and(Some(to)), ..frame.change };
+        let change = Change {
+            real: real.and(Some(to)),
+            effective: effective.and(Some(to)),
+            ..frame.change
+        };
         let [r, e, s] = self.inside(frame.before.ids, &change)?;
         self.set(scope, Some([r, e, s, e]), None);
-        self.acting().frames.last_mut().expect("the innermost").change = change;
+        self.acting()
+            .frames
+            .last_mut()
+            .expect("the innermost")
+            .change = change;
         Ok(())
     }
 
     /// Returns whether it was the innermost one, so that it was undone.
     fn end(&mut self, key: usize) -> bool {
         let innermost = self.is_innermost(key);
-        self.acting().frames.iter_mut().filter(|frame| frame.key == key).for_each(|frame| frame.ended = true);
+        self.acting()
+            .frames
+            .iter_mut()
+            .filter(|frame| frame.key == key)
+            .for_each(|frame| frame.ended = true);
         // The next inner guard takes over what an ended one would have restored.
         let (mut ids, mut groups) = (None, None);
         let frames = &mut self.acting().frames;
@@ -216,13 +263,23 @@ impl Model {
             }
             let names_ids = outer.change.real.or(outer.change.effective).is_some();
             ids = names_ids.then_some(outer.before.ids).or(ids);
-            groups = outer.change.groups.as_ref().map(|_| outer.before.groups.clone()).or(groups);
+            groups = outer
+                .change
+                .groups
+                .as_ref()
+                .map(|_| outer.before.groups.clone())
+                .or(groups);
             inner.before.ids = ids.unwrap_or(inner.before.ids);
             inner.before.groups = groups.clone().unwrap_or(inner.before.groups.clone());
         }
         while self.acting().frames.last().is_some_and(|frame| frame.ended) {
             let frame = self.acting().frames.pop().expect("the last one");
-            let Change { scope, real, effective, groups } = frame.change;
+            let Change {
+                scope,
+                real,
+                effective,
+                groups,
+            } = frame.change;
             let ids = real.or(effective).map(|_| frame.before.ids);
             self.set(scope, ids, groups.map(|_| frame.before.groups));
         }
@@ -247,7 +304,11 @@ impl Model {
         shared().steps.fetch_add(1, Ordering::Relaxed);
         for (index, thread) in self.threads.iter().enumerate() {
             if let Some(kernel) = &thread.kernel {
-                assert_eq!(kernel.identity(), thread.now, "thread {index} after {after:?}, in {self:#?}");
+                assert_eq!(
+                    kernel.identity(),
+                    thread.now,
+                    "thread {index} after {after:?}, in {self:#?}"
+                );
             }
         }
     }
@@ -266,7 +327,11 @@ impl Model {
                 let before = self.acting().now.ids;
                 let expected = self.assume(change);
                 let outcome = change.scope.assume(change.asked());
-                assert_eq!(outcome.as_ref().map(drop).map_err(refusal), expected.map(drop), "{change:?} in {self:#?}");
+                assert_eq!(
+                    outcome.as_ref().map(drop).map_err(refusal),
+                    expected.map(drop),
+                    "{change:?} in {self:#?}"
+                );
                 if let (Ok(key), Ok(guard)) = (expected, outcome) {
                     assert_eq!(raw(guard.original()), before);
                     held.push((key, guard));
@@ -276,7 +341,11 @@ impl Model {
                 let Some(at) = pick(*which, held) else { return };
                 let (key, guard) = &mut held[at];
                 let expected = self.switch(*key, *to);
-                assert_eq!(guard.switch_to(*to).as_ref().map(drop).map_err(refusal), expected, "{op:?} in {self:#?}");
+                assert_eq!(
+                    guard.switch_to(*to).as_ref().map(drop).map_err(refusal),
+                    expected,
+                    "{op:?} in {self:#?}"
+                );
             }
             Op::End(which, ending) => {
                 let Some(at) = pick(*which, held) else { return };
@@ -302,7 +371,9 @@ impl Model {
                         resume_unwind(panic)
                     }
                 });
-                keys.into_inner().into_iter().for_each(|key| _ = self.end(key));
+                keys.into_inner()
+                    .into_iter()
+                    .for_each(|key| _ = self.end(key));
             }
             Op::Thread(ops) => self.on_a_thread(ops),
             Op::Fork(ops) => {
@@ -347,15 +418,21 @@ impl Model {
     fn run_inside(&mut self, key: usize, guard: Guard, ops: &[Op]) {
         let innermost = self.is_innermost(key);
         let mut left = None;
-        let run = AssertUnwindSafe(|| guard.run(|| {
-            assert!(innermost, "an outer guard's function was called");
-            let mut own = vec![];
-            self.run(ops, &mut own);
-            left = Some(own.iter().map(|(key, _)| *key).collect::<Vec<_>>());
-            // What is returned is dropped where the guard could not be undone yet.
-            own
-        }));
-        let outcome = if innermost { Ok(run()) } else { catch_unwind(run) };
+        let run = AssertUnwindSafe(|| {
+            guard.run(|| {
+                assert!(innermost, "an outer guard's function was called");
+                let mut own = vec![];
+                self.run(ops, &mut own);
+                left = Some(own.iter().map(|(key, _)| *key).collect::<Vec<_>>());
+                // What is returned is dropped where the guard could not be undone yet.
+                own
+            })
+        });
+        let outcome = if innermost {
+            Ok(run())
+        } else {
+            catch_unwind(run)
+        };
         assert_eq!((outcome.is_ok(), left.is_some()), (innermost, innermost));
         self.end(key);
         left.into_iter().flatten().for_each(|key| _ = self.end(key));
@@ -370,7 +447,11 @@ impl Model {
 
     fn on_a_thread(&mut self, ops: &[Op]) {
         let now = self.acting().now.clone();
-        self.threads.push(Thread { kernel: None, now, frames: vec![] });
+        self.threads.push(Thread {
+            kernel: None,
+            now,
+            frames: vec![],
+        });
         let joined = std::thread::scope(|scope| {
             let run = || {
                 self.acting().kernel = Some(Watched::this_thread());
@@ -393,8 +474,12 @@ impl Model {
 fn refusal(error: &Error) -> Refusal {
     match error {
         Error::InvalidGid => Refusal::InvalidGid,
-        Error::Busy { conflict: ConflictingGuard::ProcessGuard { .. } } => Refusal::BusyProcessGuard,
-        Error::Busy { conflict: ConflictingGuard::ThreadGuards { .. } } => Refusal::BusyThreadGuards,
+        Error::Busy {
+            conflict: ConflictingGuard::ProcessGuard { .. },
+        } => Refusal::BusyProcessGuard,
+        Error::Busy {
+            conflict: ConflictingGuard::ThreadGuards { .. },
+        } => Refusal::BusyThreadGuards,
         Error::ProcessGuardInThreadGuard => Refusal::InsideThreadGuard,
         Error::NotPermitted { .. } => Refusal::NotPermitted,
         Error::Irreversible { .. } => Refusal::Irreversible,
@@ -424,16 +509,19 @@ fn change() -> impl Strategy<Value = Change> {
         1 => Just((None, None)),
     ];
     let groups = prop_oneof![4 => Just(None), 1 => Just(Some(vec![])), 2 => vec(7..10u32, 0..4).prop_map(Some)];
-    (prop::sample::select(&SCOPES[..]), named, groups).prop_map(|(scope, (real, effective), groups)| Change {
-        scope,
-        real,
-        effective,
-        groups,
-    })
+    (prop::sample::select(&SCOPES[..]), named, groups).prop_map(
+        |(scope, (real, effective), groups)| Change {
+            scope,
+            real,
+            effective,
+            groups,
+        },
+    )
 }
 
 fn ops(longest: usize, depth: u32) -> BoxedStrategy<Vec<Op>> {
-    let ending = prop_oneof![3 => Just(Ending::Drop), 2 => Just(Ending::Restore), 1 => Just(Ending::Leak)];
+    let ending =
+        prop_oneof![3 => Just(Ending::Drop), 2 => Just(Ending::Restore), 1 => Just(Ending::Leak)];
     let assume = change().prop_map(Op::Assume);
     let switch = (any::<usize>(), group()).prop_map(|(which, gid)| Op::Switch(which, gid));
     let end = (any::<usize>(), ending).prop_map(|(which, ending)| Op::End(which, ending));
@@ -459,7 +547,11 @@ fn start(cap: bool) -> impl Strategy<Value = Start> {
         let filesystem = prop_oneof![6 => Just(e), 1 => Just(r), 1 => Just(s), 1 => Just(1005)];
         filesystem.prop_map(move |f| [r, e, s, f])
     });
-    (ids, vec(7..10u32, 0..3)).prop_map(move |(ids, groups)| Start { ids, groups: sorted(groups), cap })
+    (ids, vec(7..10u32, 0..3)).prop_map(move |(ids, groups)| Start {
+        ids,
+        groups: sorted(groups),
+        cap,
+    })
 }
 
 fn sequences_with_cap_setgid() {
@@ -472,7 +564,15 @@ fn sequences_without_cap_setgid() {
 
 fn sequences_of_an_ordinary_user() {
     let Identity { ids, groups } = kernel::identity();
-    compare(1_000, FIXED_SEED, Just(Start { ids, groups, cap: false }));
+    compare(
+        1_000,
+        FIXED_SEED,
+        Just(Start {
+            ids,
+            groups,
+            cap: false,
+        }),
+    );
 }
 
 fn many_sequences_with_cap_setgid() {
@@ -487,12 +587,19 @@ fn many_sequences_without_cap_setgid() {
 const FIXED_SEED: u64 = 1004;
 
 fn sequences_of_long_run() -> u32 {
-    std::env::var("PRIVILEGE_GUARD_SEQUENCES").map_or(100_000, |number| number.parse().expect("a number"))
+    std::env::var("PRIVILEGE_GUARD_SEQUENCES")
+        .map_or(100_000, |number| number.parse().expect("a number"))
 }
 
 fn seed_of_long_run() -> u64 {
-    let by_clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64;
-    std::env::var("PRIVILEGE_GUARD_SEED").map_or_else(|_| by_clock(), |number| number.parse().expect("a number"))
+    let by_clock = || {
+        std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .expect("a clock")
+            .as_nanos() as u64
+    };
+    std::env::var("PRIVILEGE_GUARD_SEED")
+        .map_or_else(|_| by_clock(), |number| number.parse().expect("a number"))
 }
 
 fn compare(sequences: u32, seed: u64, start: impl Strategy<Value = Start>) {
@@ -501,14 +608,27 @@ fn compare(sequences: u32, seed: u64, start: impl Strategy<Value = Start>) {
     std::panic::set_hook(Box::new(|panic| report_failure(&panic.to_string())));
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let config = Config { cases: sequences, failure_persistence: None, max_shrink_iters: 3_000, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let config = Config {
+        cases: sequences,
+        failure_persistence: None,
+        max_shrink_iters: 3_000,
+        ..Config::default()
+    };
+    let mut runner =
+        TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let outcome = runner.run(&(start, ops(16, 2)), |(start, ops)| {
         let status = kernel::in_child(|| in_a_process_of_its_own(&start, &ops));
-        if status.success() { Ok(()) } else { Err(TestCaseError::fail(format!("{status}: {}", take_failure()))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(TestCaseError::fail(format!("{status}: {}", take_failure())))
+        }
     });
     match outcome {
-        Ok(()) => println!("= {sequences} sequences, {} steps, 0 wrong (seed {seed})", shared().steps.load(Ordering::Relaxed)),
+        Ok(()) => println!(
+            "= {sequences} sequences, {} steps, 0 wrong (seed {seed})",
+            shared().steps.load(Ordering::Relaxed)
+        ),
         Err(TestError::Fail(reason, (start, ops))) => {
             println!("seed {seed}: {start:#?}\n{ops:#?}\n{reason}");
             std::process::exit(1)
@@ -529,13 +649,24 @@ fn in_a_process_of_its_own(start: &Start, ops: &[Op]) -> i32 {
         kernel::give_up_capabilities(kernel::CAP_SETGID);
     }
     let now = kernel::identity();
-    let first = Thread { kernel: Some(Watched::this_thread()), now: now.clone(), frames: vec![] };
-    let mut model = Model { threads: vec![first], cap: start.cap, next_key: 0 };
+    let first = Thread {
+        kernel: Some(Watched::this_thread()),
+        now: now.clone(),
+        frames: vec![],
+    };
+    let mut model = Model {
+        threads: vec![first],
+        cap: start.cap,
+        next_key: 0,
+    };
     model.on_a_thread(ops);
     // Not as the model has it, but as it was.
     let after = kernel::identity();
     let [r, e, s, f] = now.ids;
-    assert!(after.ids == now.ids || after.ids == [r, e, s, e], "{after:?} where {f} was the filesystem id");
+    assert!(
+        after.ids == now.ids || after.ids == [r, e, s, e],
+        "{after:?} where {f} was the filesystem id"
+    );
     assert_eq!(after.groups, now.groups);
     0
 }
@@ -551,10 +682,20 @@ struct Shared {
 fn shared() -> &'static Shared {
     static SHARED: OnceLock<&Shared> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        let (access, kind) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+        );
         // SAFETY: new memory of this size, which stays; zero is a value of every field.
         unsafe {
-            let memory = libc::mmap(std::ptr::null_mut(), size_of::<Shared>(), access, kind, -1, 0);
+            let memory = libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<Shared>(),
+                access,
+                kind,
+                -1,
+                0,
+            );
             assert_ne!(memory, libc::MAP_FAILED);
             &*memory.cast::<Shared>()
         }
@@ -564,13 +705,24 @@ fn shared() -> &'static Shared {
 /// The first failure counts: those after it follow from it.
 fn report_failure(text: &str) {
     let length = text.len().min(shared().text.len());
-    if shared().length.compare_exchange(0, length, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-        shared().text.iter().zip(text.bytes()).for_each(|(to, byte)| to.store(byte, Ordering::Relaxed));
+    if shared()
+        .length
+        .compare_exchange(0, length, Ordering::Relaxed, Ordering::Relaxed)
+        .is_ok()
+    {
+        shared()
+            .text
+            .iter()
+            .zip(text.bytes())
+            .for_each(|(to, byte)| to.store(byte, Ordering::Relaxed));
     }
 }
 
 fn take_failure() -> String {
     let length = shared().length.swap(0, Ordering::Relaxed);
-    let bytes: Vec<u8> = shared().text[..length].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
+    let bytes: Vec<u8> = shared().text[..length]
+        .iter()
+        .map(|byte| byte.load(Ordering::Relaxed))
+        .collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -14,7 +14,7 @@ use crate::common::guard::{self, Guard, SCOPES, Scope, raw};
 use crate::common::kernel::{self, Identity, Ids};
 use crate::common::sandbox;
 use crate::common::sibling::Sibling;
-use privilege_guard::{RestoreError, Error, GroupChange, GroupGuard};
+use privilege_guard::{Error, GroupChange, GroupGuard, RestoreError};
 
 pub const CASES: &[Case] = cases![
     Setgid: three_guards_end_in_every_order,
@@ -41,8 +41,12 @@ pub const CASES: &[Case] = cases![
     Setgid: without_cap_setgid_every_start_switches_within_its_ids,
 ];
 
-const LAYERS: [(Option<u32>, Option<u32>); 4] =
-    [(Some(1001), Some(1001)), (None, Some(1002)), (Some(1003), None), (Some(1004), Some(1005))];
+const LAYERS: [(Option<u32>, Option<u32>); 4] = [
+    (Some(1001), Some(1001)),
+    (None, Some(1002)),
+    (Some(1003), None),
+    (Some(1004), Some(1005)),
+];
 
 fn change((real, effective): (Option<u32>, Option<u32>)) -> GroupChange {
     guard::change(real, effective, None)
@@ -51,7 +55,12 @@ fn change((real, effective): (Option<u32>, Option<u32>)) -> GroupChange {
 fn orders(of: usize) -> Vec<Vec<usize>> {
     let mut orders = vec![vec![]];
     for next in 0..of {
-        orders = orders.iter().flat_map(|order: &Vec<usize>| (0..=order.len()).map(move |at| inserted(order, at, next))).collect();
+        orders = orders
+            .iter()
+            .flat_map(|order: &Vec<usize>| {
+                (0..=order.len()).map(move |at| inserted(order, at, next))
+            })
+            .collect();
     }
     orders
 }
@@ -64,7 +73,19 @@ fn inserted(order: &[usize], at: usize, next: usize) -> Vec<usize> {
 
 /// Process guards outside, thread guards inside, from none to all of each.
 fn legal_scopes(of: usize) -> Vec<Vec<Scope>> {
-    (0..=of).map(|outside| (0..of).map(|layer| if layer < outside { Scope::Process } else { Scope::Thread }).collect()).collect()
+    (0..=of)
+        .map(|outside| {
+            (0..of)
+                .map(|layer| {
+                    if layer < outside {
+                        Scope::Process
+                    } else {
+                        Scope::Thread
+                    }
+                })
+                .collect()
+        })
+        .collect()
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,14 +108,21 @@ impl Ending {
             Ending::Run => {
                 let called = Cell::new(false);
                 let run = AssertUnwindSafe(|| guard.run(|| called.set(true)));
-                assert_eq!((catch_unwind(run).is_ok(), called.get()), (innermost, innermost));
+                assert_eq!(
+                    (catch_unwind(run).is_ok(), called.get()),
+                    (innermost, innermost)
+                );
             }
         }
     }
 }
 
 fn three_guards_end_in_every_order() {
-    let sequences = every_order(3, &[[0, 0, 0, 0], [1, 2, 3, 4], [5, 5, 6, 1001]], &orders(3));
+    let sequences = every_order(
+        3,
+        &[[0, 0, 0, 0], [1, 2, 3, 4], [5, 5, 6, 1001]],
+        &orders(3),
+    );
     assert_eq!(sequences, 3 * 3 * 4 * 6 * 6 * 4);
 }
 
@@ -126,12 +154,26 @@ fn every_order(depth: usize, starts: &[Ids], layers: &[Vec<usize>]) -> usize {
     sequences
 }
 
-fn one_order(sibling: &Sibling, scopes: &[Scope], layers: &[usize], ends: &[usize], with_groups: usize, ending: Ending) {
-    let told = || format!("{scopes:?} of {layers:?}, groups by {with_groups}, ended in the order {ends:?} by {ending:?}");
+fn one_order(
+    sibling: &Sibling,
+    scopes: &[Scope],
+    layers: &[usize],
+    ends: &[usize],
+    with_groups: usize,
+    ending: Ending,
+) {
+    let told = || {
+        format!(
+            "{scopes:?} of {layers:?}, groups by {with_groups}, ended in the order {ends:?} by {ending:?}"
+        )
+    };
     let start = kernel::identity();
     // A process guard that has ended leaves it the filesystem id that goes with the effective one.
     let sibling_after = match scopes[0] {
-        Scope::Process => Identity { ids: [start.ids[0], start.ids[1], start.ids[2], start.ids[1]], ..start.clone() },
+        Scope::Process => Identity {
+            ids: [start.ids[0], start.ids[1], start.ids[2], start.ids[1]],
+            ..start.clone()
+        },
         Scope::Thread => sibling.identity(),
     };
 
@@ -141,13 +183,26 @@ fn one_order(sibling: &Sibling, scopes: &[Scope], layers: &[usize], ends: &[usiz
     for (depth, (&scope, &layer)) in scopes.iter().zip(layers).enumerate() {
         let before = inside.last().unwrap_or(&start).clone();
         let (real, effective) = LAYERS[layer];
-        let groups = if depth == with_groups { vec![2001, 2002] } else { before.groups.clone() };
-        let change = if depth == with_groups { change(LAYERS[layer]).supplementary(groups.clone()) } else { change(LAYERS[layer]) };
+        let groups = if depth == with_groups {
+            vec![2001, 2002]
+        } else {
+            before.groups.clone()
+        };
+        let change = if depth == with_groups {
+            change(LAYERS[layer]).supplementary(groups.clone())
+        } else {
+            change(LAYERS[layer])
+        };
         let guard = scope.assume(change).unwrap();
         assert_eq!(raw(guard.original()), before.ids, "{}", told());
         let now = kernel::identity();
         let effective = effective.unwrap_or(before.ids[1]);
-        assert_eq!([now.ids[0], now.ids[1], now.ids[3]], [real.unwrap_or(before.ids[0]), effective, effective], "{}", told());
+        assert_eq!(
+            [now.ids[0], now.ids[1], now.ids[3]],
+            [real.unwrap_or(before.ids[0]), effective, effective],
+            "{}",
+            told()
+        );
         assert_eq!(now.groups, groups, "{}", told());
         if scope == Scope::Process {
             assert_eq!(sibling.identity(), now, "{}", told());
@@ -160,10 +215,24 @@ fn one_order(sibling: &Sibling, scopes: &[Scope], layers: &[usize], ends: &[usiz
         let guard = guards[ended].take().unwrap();
         ending.end(guard, guards[ended..].iter().all(Option::is_none));
         let living = guards.iter().rposition(Option::is_some);
-        assert_eq!(&kernel::identity(), living.map_or(&start, |layer| &inside[layer]), "{}, after {ended}", told());
+        assert_eq!(
+            &kernel::identity(),
+            living.map_or(&start, |layer| &inside[layer]),
+            "{}, after {ended}",
+            told()
+        );
         // A process guard that waits still stands.
-        let standing = living.and_then(|living| (0..=living).rev().find(|&layer| scopes[layer] == Scope::Process));
-        assert_eq!(sibling.identity(), standing.map_or(sibling_after.clone(), |layer| inside[layer].clone()), "{}, after {ended}", told());
+        let standing = living.and_then(|living| {
+            (0..=living)
+                .rev()
+                .find(|&layer| scopes[layer] == Scope::Process)
+        });
+        assert_eq!(
+            sibling.identity(),
+            standing.map_or(sibling_after.clone(), |layer| inside[layer].clone()),
+            "{}, after {ended}",
+            told()
+        );
     }
 }
 
@@ -175,7 +244,9 @@ fn guards_of_an_ordinary_user_nest() {
             let mut guards: Vec<Option<Guard>> = vec![];
             for (&scope, change) in scopes.iter().zip([
                 GroupChange::both(real),
-                GroupChange::new().effective(effective).supplementary(start.groups.clone()),
+                GroupChange::new()
+                    .effective(effective)
+                    .supplementary(start.groups.clone()),
                 GroupChange::new(),
             ]) {
                 guards.push(Some(scope.assume(change).unwrap()));
@@ -205,14 +276,23 @@ fn an_outer_guard_that_is_restored_or_run_waits() {
         inner.restore().unwrap();
         assert_eq!(kernel::identity(), start);
         // And are forgotten: nothing is left that would be in the way.
-        Scope::Process.assume(GroupChange::both(1004)).unwrap().restore().unwrap();
+        Scope::Process
+            .assume(GroupChange::both(1004))
+            .unwrap()
+            .restore()
+            .unwrap();
         assert_eq!(kernel::identity(), start);
     }
 }
 
 fn a_process_guard_inside_a_thread_guard_is_refused() {
     let start = kernel::identity();
-    let refused = |change: GroupChange| assert!(matches!(change.assume(), Err(Error::ProcessGuardInThreadGuard)));
+    let refused = |change: GroupChange| {
+        assert!(matches!(
+            change.assume(),
+            Err(Error::ProcessGuardInThreadGuard)
+        ))
+    };
 
     let thread = GroupGuard::assume_on_thread(1001).unwrap();
     let inside = kernel::identity();
@@ -283,11 +363,21 @@ fn guards_in_boxes_vectors_and_fields_end_in_their_order() {
         };
 
         let ((outer, _), (inner, inner_ids)) = two();
-        drop(OuterFirst { _outer: outer, _between: Probe, _inner: inner, _last: Probe });
+        drop(OuterFirst {
+            _outer: outer,
+            _between: Probe,
+            _inner: inner,
+            _last: Probe,
+        });
         assert_eq!(seen(), [inner_ids, start.ids]);
 
         let ((outer, outer_ids), (inner, _)) = two();
-        drop(InnerFirst { _inner: inner, _between: Probe, _outer: outer, _last: Probe });
+        drop(InnerFirst {
+            _inner: inner,
+            _between: Probe,
+            _outer: outer,
+            _last: Probe,
+        });
         assert_eq!(seen(), [outer_ids, start.ids]);
 
         // Elements of a Vec and an array are dropped first to last, so outermost first.
@@ -316,7 +406,8 @@ fn guards_in_boxes_vectors_and_fields_end_in_their_order() {
         by_name.remove("inner");
         assert_eq!(kernel::identity(), start);
 
-        let unnamed: Box<dyn std::any::Any> = Box::new(scope.assume(GroupChange::both(1001)).unwrap());
+        let unnamed: Box<dyn std::any::Any> =
+            Box::new(scope.assume(GroupChange::both(1001)).unwrap());
         drop(unnamed);
         assert_eq!(kernel::identity(), start);
     }
@@ -330,7 +421,9 @@ fn a_panic_ends_guards_in_the_order_of_unwinding() {
             let _last = Probe;
             let _outer = scope.assume(GroupChange::both(1001)).unwrap();
             let _between = Probe;
-            let inner = scope.assume(GroupChange::both(1002).no_supplementary()).unwrap();
+            let inner = scope
+                .assume(GroupChange::both(1002).no_supplementary())
+                .unwrap();
             inner.run(|| panic!("inside"));
         });
         assert_eq!(outcome.unwrap_err().downcast_ref(), Some(&"inside"));
@@ -366,13 +459,31 @@ impl Drop for Keeper {
         self.dropped.clear();
         witness("dropped");
         for guard in self.restored.drain(..) {
-            witness(if matches!(guard.restore(), Err(RestoreError::ThreadEnding)) { "not restored" } else { "restored" });
+            witness(
+                if matches!(guard.restore(), Err(RestoreError::ThreadEnding)) {
+                    "not restored"
+                } else {
+                    "restored"
+                },
+            );
         }
         for guard in self.run.drain(..) {
-            witness(if catch_unwind(AssertUnwindSafe(|| guard.run(|| witness("run")))).is_err() { "not run" } else { "was run" });
+            witness(
+                if catch_unwind(AssertUnwindSafe(|| guard.run(|| witness("run")))).is_err() {
+                    "not run"
+                } else {
+                    "was run"
+                },
+            );
         }
         for mut guard in self.switched.drain(..) {
-            witness(if matches!(guard.switch_to(1009), Err(Error::ThreadEnding)) { "not switched" } else { "switched" });
+            witness(
+                if matches!(guard.switch_to(1009), Err(Error::ThreadEnding)) {
+                    "not switched"
+                } else {
+                    "switched"
+                },
+            );
         }
         for scope in SCOPES {
             match scope.assume(GroupChange::both(1008)) {
@@ -400,8 +511,15 @@ fn a_guard_in_a_thread_local_that_goes_first_is_dropped() {
             (outer_ids, kernel::ids())
         });
         let (_, inner_ids) = inside.join().unwrap();
-        let expected = [("kept", inner_ids), ("dropped", start.ids), ("another", [1008, 1008, start.ids[2], 1008])];
-        assert_eq!(witnessed(), [expected[0], expected[1], expected[2], expected[2]]);
+        let expected = [
+            ("kept", inner_ids),
+            ("dropped", start.ids),
+            ("another", [1008, 1008, start.ids[2], 1008]),
+        ];
+        assert_eq!(
+            witnessed(),
+            [expected[0], expected[1], expected[2], expected[2]]
+        );
         assert_eq!(kernel::identity(), start);
     }
 }
@@ -422,7 +540,15 @@ fn a_guard_in_a_thread_local_that_goes_last_has_been_undone() {
             kernel::ids()
         });
         assert_eq!(thread.join().unwrap(), [1004, 1004, start.ids[2], 1004]);
-        let expected = ["kept", "dropped", "not restored", "not run", "not switched", "no other", "no other"];
+        let expected = [
+            "kept",
+            "dropped",
+            "not restored",
+            "not run",
+            "not switched",
+            "no other",
+            "no other",
+        ];
         assert_eq!(witnessed(), expected.map(|what| (what, start.ids)));
         assert_eq!(kernel::identity(), start);
     }
@@ -435,7 +561,10 @@ fn no_guard_begins_when_the_thread_ends() {
         GroupGuard::assume(1001).unwrap().restore().unwrap();
     });
     thread.join().unwrap();
-    assert_eq!(witnessed(), ["kept", "dropped", "no other", "no other"].map(|what| (what, start.ids)));
+    assert_eq!(
+        witnessed(),
+        ["kept", "dropped", "no other", "no other"].map(|what| (what, start.ids))
+    );
     // What was refused there is in nobody's way.
     GroupGuard::assume(1001).unwrap().restore().unwrap();
 }
@@ -467,7 +596,13 @@ fn leaked_guards_are_undone_at_the_end_of_their_thread() {
             kernel::identity()
         });
         let inside = thread.join().unwrap();
-        assert_eq!(inside, Identity { ids: [1003, 1002, start.ids[2], 1002], groups: vec![2003] });
+        assert_eq!(
+            inside,
+            Identity {
+                ids: [1003, 1002, start.ids[2], 1002],
+                groups: vec![2003]
+            }
+        );
         assert_eq!(witnessed(), [("last", start.ids)], "{scopes:?}");
         assert_eq!(kernel::identity(), start, "{scopes:?}");
         assert_eq!(sibling.identity(), start, "{scopes:?}");
@@ -488,7 +623,11 @@ fn a_leaked_guard_counts_as_alive() {
             assert!(matches!(middle.restore(), Err(RestoreError::NotInnermost)));
             drop(outer);
             assert_eq!(kernel::identity(), inside);
-            scope.assume(GroupChange::both(1004)).unwrap().restore().unwrap();
+            scope
+                .assume(GroupChange::both(1004))
+                .unwrap()
+                .restore()
+                .unwrap();
             assert_eq!(kernel::identity(), inside);
         });
         thread.join().unwrap();
@@ -501,11 +640,16 @@ fn a_thread_that_was_joined_has_undone_its_leaked_guards() {
     let start = kernel::identity();
     let sibling = Sibling::start();
     for _ in 0..300 {
-        std::thread::spawn(|| std::mem::forget(GroupGuard::assume(1001).unwrap())).join().unwrap();
+        std::thread::spawn(|| std::mem::forget(GroupGuard::assume(1001).unwrap()))
+            .join()
+            .unwrap();
         assert_eq!(kernel::ids(), start.ids);
         assert_eq!(sibling.identity(), start);
         std::thread::scope(|scope| {
-            scope.spawn(|| std::mem::forget(GroupGuard::assume(1001).unwrap())).join().unwrap();
+            scope
+                .spawn(|| std::mem::forget(GroupGuard::assume(1001).unwrap()))
+                .join()
+                .unwrap();
             assert_eq!(kernel::ids(), start.ids);
         });
     }
@@ -522,9 +666,18 @@ fn a_scoped_thread_undoes_its_leaked_guards() {
         let ended = Instant::now();
         later += usize::from(kernel::ids() != start.ids);
         while kernel::ids() != start.ids {
-            assert!(ended.elapsed() < Duration::from_secs(20), "{:?}", kernel::ids());
+            assert!(
+                ended.elapsed() < Duration::from_secs(20),
+                "{:?}",
+                kernel::ids()
+            );
         }
-        GroupChange::both(1002).wait(Duration::from_secs(20)).assume().unwrap().restore().unwrap();
+        GroupChange::both(1002)
+            .wait(Duration::from_secs(20))
+            .assume()
+            .unwrap()
+            .restore()
+            .unwrap();
         assert_eq!(kernel::identity(), start);
     }
     println!("= undone after the end of the scope in {later} of 100");
@@ -546,7 +699,12 @@ fn leak_on_this_thread() {
     // SAFETY: the function lives as long as the program.
     assert_eq!(unsafe { libc::atexit(exit_unless_back) }, 0);
     std::mem::forget(GroupGuard::assume(1001).unwrap());
-    std::mem::forget(GroupChange::both(1002).no_supplementary().assume_on_thread().unwrap());
+    std::mem::forget(
+        GroupChange::both(1002)
+            .no_supplementary()
+            .assume_on_thread()
+            .unwrap(),
+    );
     assert_ne!(kernel::identity(), start);
     *START.lock().unwrap() = Some(start);
 }
@@ -592,13 +750,21 @@ fn switching_sets_the_ids_that_the_change_named() {
         let sibling_start = sibling.identity();
         for (named, change) in NAMED {
             for groups in [vec![7, 8], vec![2001]] {
-                let change = if groups == start.groups { change(1001) } else { change(1001).supplementary(groups.clone()) };
+                let change = if groups == start.groups {
+                    change(1001)
+                } else {
+                    change(1001).supplementary(groups.clone())
+                };
                 let mut guard = scope.assume(change).unwrap();
                 for gid in [1002, 1003, 1003, 1, 2, 3, 4, 1001, 0] {
                     guard.switch_to(gid).unwrap();
                     let now = kernel::identity();
                     let [real, effective] = asked_for(named, gid, start.ids);
-                    assert_eq!([now.ids[0], now.ids[1], now.ids[3]], [real, effective, effective], "{named} {gid}");
+                    assert_eq!(
+                        [now.ids[0], now.ids[1], now.ids[3]],
+                        [real, effective, effective],
+                        "{named} {gid}"
+                    );
                     assert_eq!(now.groups, groups);
                     assert_eq!(raw(guard.original()), start.ids);
                     match scope {
@@ -608,14 +774,24 @@ fn switching_sets_the_ids_that_the_change_named() {
                 }
                 // One nested in it puts back what was switched to.
                 let switched = kernel::identity();
-                Scope::Thread.assume(GroupChange::both(1005)).unwrap().restore().unwrap();
+                Scope::Thread
+                    .assume(GroupChange::both(1005))
+                    .unwrap()
+                    .restore()
+                    .unwrap();
                 assert_eq!(kernel::identity(), switched);
                 drop(guard);
                 assert_eq!(kernel::identity(), start, "{scope:?} {named}");
             }
         }
         if scope == Scope::Process {
-            assert_eq!(sibling.identity(), Identity { ids: [1, 2, 3, 2], ..start.clone() });
+            assert_eq!(
+                sibling.identity(),
+                Identity {
+                    ids: [1, 2, 3, 2],
+                    ..start.clone()
+                }
+            );
         }
     }
 }
@@ -631,7 +807,10 @@ fn switching_to_the_same_group_makes_no_call() {
             sandbox::refuse(calls::SYS_setfsgid, &[(0, 1002)]);
             sandbox::refuse(libc::SYS_prctl, &[(0, libc::PR_SET_PDEATHSIG as u32)]);
             guard.switch_to(1002).unwrap();
-            assert!(matches!(guard.switch_to(1003), Err(Error::NotPermitted { .. })));
+            assert!(matches!(
+                guard.switch_to(1003),
+                Err(Error::NotPermitted { .. })
+            ));
             assert_eq!(kernel::identity(), inside);
             guard.switch_to(1002).unwrap();
             // It can no more be undone.
@@ -719,7 +898,10 @@ fn a_refused_switch_leaves_the_ids() {
             kernel::give_up_capabilities(kernel::CAP_SETGID);
             let mut guard = scope.assume(GroupChange::new().effective(1)).unwrap();
             let inside = kernel::identity();
-            assert!(matches!(guard.switch_to(1001), Err(Error::NotPermitted { .. })));
+            assert!(matches!(
+                guard.switch_to(1001),
+                Err(Error::NotPermitted { .. })
+            ));
             assert_eq!(kernel::identity(), inside);
             guard.switch_to(2).unwrap();
             assert_eq!(kernel::identity(), start);
@@ -734,7 +916,11 @@ fn a_refused_switch_leaves_the_ids() {
 fn comes_back(start: Ids, [real, effective]: [u32; 2]) -> bool {
     let [r, e, s, f] = start;
     let has = |gid: u32| [r, e, s].contains(&gid);
-    let kept_by = |saved: u32| [r, e, s].iter().all(|gid| [real, effective, saved].contains(gid));
+    let kept_by = |saved: u32| {
+        [r, e, s]
+            .iter()
+            .all(|gid| [real, effective, saved].contains(gid))
+    };
     has(real) && has(effective) && has(f) && [r, e, s].into_iter().any(kept_by)
 }
 
@@ -753,7 +939,12 @@ fn without_cap_setgid_every_start_switches_within_its_ids() {
                         for first in targets {
                             let told = || format!("{start:?}, {scope:?}, {named} {first}");
                             let outcome = scope.assume(change(first));
-                            assert_eq!(outcome.is_ok(), comes_back(start, asked_for(named, first, start)), "{}: {outcome:?}", told());
+                            assert_eq!(
+                                outcome.is_ok(),
+                                comes_back(start, asked_for(named, first, start)),
+                                "{}: {outcome:?}",
+                                told()
+                            );
                             let Ok(mut guard) = outcome else {
                                 assert_eq!(kernel::identity(), start_identity, "{}", told());
                                 continue;
@@ -762,13 +953,24 @@ fn without_cap_setgid_every_start_switches_within_its_ids() {
                             for next in targets.into_iter().chain([first]) {
                                 let before = kernel::identity();
                                 let outcome = guard.switch_to(next);
-                                let served = next == now_at || comes_back(start, asked_for(named, next, start));
-                                assert_eq!(outcome.is_ok(), served, "{} to {next}: {outcome:?}", told());
+                                let served = next == now_at
+                                    || comes_back(start, asked_for(named, next, start));
+                                assert_eq!(
+                                    outcome.is_ok(),
+                                    served,
+                                    "{} to {next}: {outcome:?}",
+                                    told()
+                                );
                                 let now = kernel::identity();
                                 if served {
                                     now_at = next;
                                     let [real, effective] = asked_for(named, next, start);
-                                    assert_eq!([now.ids[0], now.ids[1], now.ids[3]], [real, effective, effective], "{} to {next}", told());
+                                    assert_eq!(
+                                        [now.ids[0], now.ids[1], now.ids[3]],
+                                        [real, effective, effective],
+                                        "{} to {next}",
+                                        told()
+                                    );
                                 } else {
                                     assert_eq!(now, before, "{} to {next}", told());
                                 }

@@ -72,7 +72,10 @@ fn is(ids: Ids) {
 }
 
 fn effective_only(group: u32) -> GroupGuard<Thread> {
-    GroupChange::new().effective(group).assume_on_thread().unwrap()
+    GroupChange::new()
+        .effective(group)
+        .assume_on_thread()
+        .unwrap()
 }
 
 /// the change is never taken back
@@ -82,9 +85,14 @@ fn never_taken_back() {
         is([1001; 4]);
     };
     let ours = || {
-        GroupGuard::assume(1001).unwrap().run(|| is([1001, 1001, 3, 1001]));
+        GroupGuard::assume(1001)
+            .unwrap()
+            .run(|| is([1001, 1001, 3, 1001]));
         is([3; 4]);
-        GroupGuard::assume(1001).unwrap().drop_permanently().unwrap();
+        GroupGuard::assume(1001)
+            .unwrap()
+            .drop_permanently()
+            .unwrap();
         is([1001; 4]);
     };
     theirs_and_ours([3; 4], theirs, ours);
@@ -133,7 +141,9 @@ fn saved_or_filesystem_id_is_another() {
         is([3, 4, 4, 4]);
     };
     let ours = || {
-        GroupGuard::assume_real(1003).unwrap().run(|| is([1003, 4, 5, 4]));
+        GroupGuard::assume_real(1003)
+            .unwrap()
+            .run(|| is([1003, 4, 5, 4]));
         is([3, 4, 5, 7]);
     };
     theirs_and_ours([3, 4, 5, 7], theirs, ours);
@@ -146,7 +156,10 @@ fn nothing_is_named() {
         is([3; 4]);
     };
     let ours = || {
-        GroupChange::new().assume().unwrap().run(|| is([3, 3, 3, 7]));
+        GroupChange::new()
+            .assume()
+            .unwrap()
+            .run(|| is([3, 3, 3, 7]));
         is([3, 3, 3, 7]);
     };
     theirs_and_ours([3, 3, 3, 7], theirs, ours);
@@ -180,18 +193,33 @@ fn supplementary_groups_of_the_old_group() {
         assert_eq!(groups(), [0u32; 0]);
     };
     theirs_and_ours([0; 4], theirs, ours);
-    let Ok(Some(account)) = unistd::User::from_name("daemon") else { common::ignore("no account is named daemon here") };
+    let Ok(Some(account)) = unistd::User::from_name("daemon") else {
+        common::ignore("no account is named daemon here")
+    };
     from([0; 4], || {
         let of_account = unistd::getgrouplist(c"daemon", account.gid).unwrap();
-        PermanentDrop::to_account("daemon").unwrap().apply().unwrap();
-        assert_eq!(groups(), of_account.iter().map(|group| group.as_raw()).collect::<Vec<_>>());
+        PermanentDrop::to_account("daemon")
+            .unwrap()
+            .apply()
+            .unwrap();
+        assert_eq!(
+            groups(),
+            of_account
+                .iter()
+                .map(|group| group.as_raw())
+                .collect::<Vec<_>>()
+        );
     });
 }
 
 /// only the group is dropped, and the user stays 0
 fn user_stays_0() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let open = || std::fs::File::open(file.path()).map(drop).map_err(|error| error.kind());
+    let open = || {
+        std::fs::File::open(file.path())
+            .map(drop)
+            .map_err(|error| error.kind())
+    };
     let theirs = || {
         setregid(Some(1001), Some(1001));
         assert_eq!(open(), Ok(()));
@@ -216,7 +244,9 @@ fn number_of_the_user() {
         is([0; 4]);
     };
     theirs_and_ours([3; 4], theirs, || {
-        GroupGuard::assume(1005).unwrap().run(|| is([1005, 1005, 3, 1005]));
+        GroupGuard::assume(1005)
+            .unwrap()
+            .run(|| is([1005, 1005, 3, 1005]));
         is([3; 4]);
     });
 }
@@ -235,7 +265,11 @@ struct SwitchedUserGroup {
 }
 
 fn switch_user_group(user: u32, group: u32, back: First) -> SwitchedUserGroup {
-    let old = SwitchedUserGroup { group: unistd::getegid().as_raw(), user: unistd::geteuid().as_raw(), back };
+    let old = SwitchedUserGroup {
+        group: unistd::getegid().as_raw(),
+        user: unistd::geteuid().as_raw(),
+        back,
+    };
     unistd::setegid(group.into()).unwrap();
     unistd::seteuid(user.into()).unwrap();
     old
@@ -266,7 +300,11 @@ fn supplementary_groups_of_root() {
     };
     let ours = || {
         start();
-        let guard = GroupChange::new().effective(1004).no_supplementary().assume().unwrap();
+        let guard = GroupChange::new()
+            .effective(1004)
+            .no_supplementary()
+            .assume()
+            .unwrap();
         guard.run(|| assert_eq!(groups(), [0u32; 0]));
         assert_eq!(groups(), [0, 7]);
     };
@@ -392,7 +430,10 @@ fn setuid_refused() {
     let ours = || {
         start();
         let before = kernel::state();
-        PermanentDrop::to_group(1001).user(1234).apply().unwrap_err();
+        PermanentDrop::to_group(1001)
+            .user(1234)
+            .apply()
+            .unwrap_err();
         assert_eq!(kernel::state(), before);
     };
     theirs_and_ours([0; 4], theirs, ours);
@@ -505,7 +546,10 @@ fn leave_alone() {
         is([3; 4]);
     };
     theirs_and_ours([3; 4], theirs, || {
-        assert!(matches!(GroupChange::new().effective(u32::MAX).assume_on_thread(), Err(Error::InvalidGid)));
+        assert!(matches!(
+            GroupChange::new().effective(u32::MAX).assume_on_thread(),
+            Err(Error::InvalidGid)
+        ));
     });
 }
 
@@ -518,7 +562,12 @@ fn dropped_in_the_order_made() {
         kernel::getresgid()[1]
     }
     from([3; 4], || assert_eq!(after(ScopedGid::new), 1004));
-    from([3; 4], || assert_eq!(after(|group| switch_user_group(0, group, First::Group)), 1004));
+    from([3; 4], || {
+        assert_eq!(
+            after(|group| switch_user_group(0, group, First::Group)),
+            1004
+        )
+    });
     from([3; 4], || assert_eq!(after(effective_only), 3));
 }
 
@@ -560,7 +609,10 @@ fn moved_to_another_thread() {
         std::thread::spawn(other).join().unwrap();
         is([3, 1004, 3, 1004]);
     });
-    assert!(include_str!("../compile/moved_into_a_thread.stderr").contains("cannot be sent between threads safely"));
+    assert!(
+        include_str!("../compile/moved_into_a_thread.stderr")
+            .contains("cannot be sent between threads safely")
+    );
 }
 
 /// The three statics of OpenSSH's uidswap.c.
@@ -605,7 +657,10 @@ fn permanently_set_uid(user: u32, group: u32) {
     let old = unistd::getgid();
     setresgid(group, group, group).unwrap_or_else(|_| fatal());
     unistd::setresuid(user.into(), user.into(), user.into()).unwrap_or_else(|_| fatal());
-    if old.as_raw() != group && user != 0 && (unistd::setgid(old).is_ok() || unistd::setegid(old).is_ok()) {
+    if old.as_raw() != group
+        && user != 0
+        && (unistd::setgid(old).is_ok() || unistd::setegid(old).is_ok())
+    {
         fatal();
     }
 }
@@ -619,7 +674,10 @@ fn not_root() {
     };
     theirs_and_ours([3; 4], theirs, || {
         kernel::become_user(1234, 3);
-        assert!(matches!(GroupGuard::assume_effective(1004), Err(Error::NotPermitted { .. })));
+        assert!(matches!(
+            GroupGuard::assume_effective(1004),
+            Err(Error::NotPermitted { .. })
+        ));
     });
 }
 
@@ -636,8 +694,16 @@ fn one_inside_another() {
         assert_eq!(unistd::geteuid().as_raw(), 1234);
     };
     theirs_and_ours([3; 4], theirs, || {
-        let outer = GroupChange::new().effective(1004).no_supplementary().assume().unwrap();
-        let inner = GroupChange::new().effective(1005).supplementary([1005]).assume().unwrap();
+        let outer = GroupChange::new()
+            .effective(1004)
+            .no_supplementary()
+            .assume()
+            .unwrap();
+        let inner = GroupChange::new()
+            .effective(1005)
+            .supplementary([1005])
+            .assume()
+            .unwrap();
         assert_eq!(kernel::getresgid()[1], 1005);
         inner.restore().unwrap();
         is([3, 1004, 3, 1004]);
@@ -683,7 +749,11 @@ fn drop_could_be_taken_back() {
     // A filter that says so is all that makes one of them believe it.
     let say_done = || {
         for call in [calls::SYS_setgid, calls::SYS_setresgid] {
-            sandbox::answer(call, &[(if call == calls::SYS_setgid { 0 } else { 1 }, 3)], Answer::SuccessWithoutDoing);
+            sandbox::answer(
+                call,
+                &[(if call == calls::SYS_setgid { 0 } else { 1 }, 3)],
+                Answer::SuccessWithoutDoing,
+            );
         }
     };
     let theirs = |could: bool| {
@@ -703,6 +773,9 @@ fn drop_could_be_taken_back() {
     from([3; 4], || {
         say_done();
         let line = kernel::aborts(|| drop(ours()));
-        assert!(line.contains("setresgid might have regained group 3"), "{line}");
+        assert!(
+            line.contains("setresgid might have regained group 3"),
+            "{line}"
+        );
     });
 }

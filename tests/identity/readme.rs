@@ -6,11 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::cases;
+use crate::common::Case;
 use crate::common::calls;
 use crate::common::kernel::{self, CAP_SETGID, Ids};
 use crate::common::sandbox::{self, Answer};
-use crate::common::Case;
-use privilege_guard::{Error, Gid, GroupChange, GroupGuard, GroupIds, Identity, IdentityGuard, PermanentDrop, UserGuard};
+use privilege_guard::{
+    Error, Gid, GroupChange, GroupGuard, GroupIds, Identity, IdentityGuard, PermanentDrop,
+    UserGuard,
+};
 
 pub const CASES: &[Case] = cases![
     Setgid: where_the_work_fails_or_panics,
@@ -38,7 +41,12 @@ fn by_hand(work: impl FnOnce() -> Result<(), i32>) -> Result<(), i32> {
 
 /// The ids that are left by hand, and that are left by a guard; each in a process of its own.
 #[track_caller]
-fn left(start: impl Fn(), work: impl Fn() -> Result<(), i32>, by_hand_leaves: Ids, guard_leaves: Ids) {
+fn left(
+    start: impl Fn(),
+    work: impl Fn() -> Result<(), i32>,
+    by_hand_leaves: Ids,
+    guard_leaves: Ids,
+) {
     kernel::passes_in_child(|| {
         start();
         _ = catch_unwind(AssertUnwindSafe(|| by_hand(&work)));
@@ -46,7 +54,9 @@ fn left(start: impl Fn(), work: impl Fn() -> Result<(), i32>, by_hand_leaves: Id
     });
     kernel::passes_in_child(|| {
         start();
-        _ = catch_unwind(AssertUnwindSafe(|| GroupGuard::assume(1004).unwrap().run(&work).unwrap()));
+        _ = catch_unwind(AssertUnwindSafe(|| {
+            GroupGuard::assume(1004).unwrap().run(&work).unwrap()
+        }));
         assert_eq!(kernel::ids(), guard_leaves, "with a guard");
     });
 }
@@ -70,18 +80,31 @@ fn where_the_work_fails_or_panics() {
 
 /// the saved set-group-ID was another
 fn the_saved_id() {
-    left(|| kernel::start_from([3, 3, 5, 3], &[]), is_group_1004, [3; 4], [3, 3, 5, 3]);
+    left(
+        || kernel::start_from([3, 3, 5, 3], &[]),
+        is_group_1004,
+        [3; 4],
+        [3, 3, 5, 3],
+    );
 }
 
 /// the filesystem group ID was another
 fn the_filesystem_id() {
-    left(|| kernel::start_from([3, 3, 3, 7], &[]), is_group_1004, [3; 4], [3, 3, 3, 7]);
+    left(
+        || kernel::start_from([3, 3, 3, 7], &[]),
+        is_group_1004,
+        [3; 4],
+        [3, 3, 3, 7],
+    );
 }
 
 /// a parent-death signal was set (`PR_SET_PDEATHSIG`)
 fn the_parent_death_signal() {
     kernel::set_death_signal(libc::SIGUSR1);
-    GroupGuard::assume(1004).unwrap().run(is_group_1004).unwrap();
+    GroupGuard::assume(1004)
+        .unwrap()
+        .run(is_group_1004)
+        .unwrap();
     assert_eq!(kernel::death_signal(), libc::SIGUSR1);
     by_hand(is_group_1004).unwrap();
     assert_eq!(kernel::death_signal(), 0);
@@ -104,7 +127,10 @@ fn the_group_that_means_leave_alone() {
     let [real, effective, _] = kernel::getresgid();
     kernel::raw_setregid(Some(u32::MAX), Some(u32::MAX)).unwrap();
     assert_eq!(kernel::getresgid()[..2], [real, effective]);
-    assert!(matches!(GroupGuard::assume(u32::MAX), Err(Error::InvalidGid)));
+    assert!(matches!(
+        GroupGuard::assume(u32::MAX),
+        Err(Error::InvalidGid)
+    ));
     assert_eq!(kernel::identity(), before);
 }
 
@@ -119,7 +145,10 @@ fn a_filter_that_only_says_done() {
         Ok(())
     };
     by_hand(is_as_before).unwrap();
-    assert!(matches!(GroupGuard::assume(1004), Err(Error::SyscallFailed { .. })));
+    assert!(matches!(
+        GroupGuard::assume(1004),
+        Err(Error::SyscallFailed { .. })
+    ));
 }
 
 /// the kernel refuses the way back
@@ -133,24 +162,38 @@ fn a_way_back_that_is_refused() {
         is_group_1004().unwrap();
     });
     let line = kernel::aborts(|| drop(GroupGuard::assume(1004).unwrap()));
-    assert!(line.contains("cannot restore the group ids (real 3, effective 3"), "{line}");
+    assert!(
+        line.contains("cannot restore the group ids (real 3, effective 3"),
+        "{line}"
+    );
     kernel::aborts(|| _ = GroupGuard::assume(1004).unwrap().run(is_group_1004));
 }
 
 fn what_cannot_be_undone() {
     kernel::start_from([3, 4, 5, 4], &[]);
     kernel::give_up_capabilities(CAP_SETGID);
-    assert!(matches!(GroupGuard::assume(4), Err(Error::Irreversible { .. })));
+    assert!(matches!(
+        GroupGuard::assume(4),
+        Err(Error::Irreversible { .. })
+    ));
     assert_eq!(kernel::ids(), [3, 4, 5, 4]);
     kernel::raw_setregid(Some(4), Some(4)).expect("os.setregid makes it");
     assert_eq!(kernel::raw_setregid(Some(3), Some(4)), Err(libc::EPERM));
 }
 
 fn a_number_that_has_no_name() {
-    let named = |gid: &u32| nix::unistd::Group::from_gid((*gid).into()).expect("the database").is_some();
-    let nameless = (9000..10_000).find(|gid| !named(gid)).expect("a number without a name");
+    let named = |gid: &u32| {
+        nix::unistd::Group::from_gid((*gid).into())
+            .expect("the database")
+            .is_some()
+    };
+    let nameless = (9000..10_000)
+        .find(|gid| !named(gid))
+        .expect("a number without a name");
     let before = kernel::ids();
-    GroupGuard::assume(nameless).unwrap().run(|| assert_eq!(kernel::ids()[1], nameless));
+    GroupGuard::assume(nameless)
+        .unwrap()
+        .run(|| assert_eq!(kernel::ids()[1], nameless));
     assert_eq!(kernel::ids(), before);
 }
 
@@ -169,13 +212,18 @@ fn which_call(
     let _guard = GroupGuard::assume(group)?;
     GroupGuard::assume_effective(group)?;
     GroupChange::new().real(one).effective(other).assume()?;
-    GroupChange::both(group).supplementary(groups).assume_on_thread()?;
+    GroupChange::both(group)
+        .supplementary(groups)
+        .assume_on_thread()?;
     UserGuard::assume_effective_on_thread(user)?;
     IdentityGuard::assume_effective_on_thread(&client)?.run(work);
     IdentityGuard::assume_real_and_effective_on_thread(&client)?;
     let mut guard = GroupGuard::assume_on_thread(group)?;
     guard.switch_to(group)?;
-    let found = (Gid::from_group_name("www-data")?, Identity::of_account("alice")?);
+    let found = (
+        Gid::from_group_name("www-data")?,
+        Identity::of_account("alice")?,
+    );
     GroupChange::both(group).wait(longest).assume()?;
     privilege_guard::threads()?;
     PermanentDrop::to_account("www-data")?.apply()?;
@@ -186,19 +234,35 @@ fn which_call(
 /// The rows that have an id `C` and a number are those of the table of calls.
 fn the_calls_in_the_table_compile() {
     let this = include_str!("readme.rs");
-    let rows = README.lines().filter(|line| line.starts_with("| ") && line.contains("<!-- C"));
-    let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next()?.strip_prefix('`'));
-    let calls: Vec<&str> = cells.flat_map(|cell| cell.trim_end_matches('`').split("`, `")).collect();
+    let rows = README
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains("<!-- C"));
+    let cells = rows.filter_map(|row| {
+        row.trim_end_matches(" |")
+            .rsplit(" | ")
+            .next()?
+            .strip_prefix('`')
+    });
+    let calls: Vec<&str> = cells
+        .flat_map(|cell| cell.trim_end_matches('`').split("`, `"))
+        .collect();
     assert!((12..=16).contains(&calls.len()), "{calls:?}");
     for call in calls {
-        assert!(this.contains(call), "{call} is in README.md, and not in tests/readme.rs");
+        assert!(
+            this.contains(call),
+            "{call} is in README.md, and not in tests/readme.rs"
+        );
     }
 }
 
 fn the_numbers_and_the_commands_are_so() {
     for rest in README.split("Rust 1.").skip(1) {
         let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        assert_eq!(format!("1.{minor}"), env!("CARGO_PKG_RUST_VERSION"), "the Rust version in README.md");
+        assert_eq!(
+            format!("1.{minor}"),
+            env!("CARGO_PKG_RUST_VERSION"),
+            "the Rust version in README.md"
+        );
     }
     assert!(include_str!("../../src/lib.rs").contains("\n#![forbid(unsafe_code)]\n"));
     // .ci/run runs what stands there.

@@ -37,18 +37,36 @@ const ASKED: [Option<u32>; 5] = [None, Some(3), Some(4), Some(5), Some(OTHER)];
 /// Real, effective and saved id of three values, the filesystem id of four.
 fn starts() -> impl Iterator<Item = Ids> {
     let all = (0..3 * 3 * 3 * 4).map(|n| [n % 3, n / 3 % 3, n / 9 % 3, n / 27]);
-    all.map(|[real, effective, saved, filesystem]| [VALUES[real], VALUES[effective], VALUES[saved], [3, 4, 5, OTHER][filesystem]])
+    all.map(|[real, effective, saved, filesystem]| {
+        [
+            VALUES[real],
+            VALUES[effective],
+            VALUES[saved],
+            [3, 4, 5, OTHER][filesystem],
+        ]
+    })
 }
 
 /// Whether this id may be set: with CAP_SETGID any, without it these.
 type May<'a> = &'a dyn Fn(u32, &[u32]) -> bool;
 
 /// From every start, with CAP_SETGID and without, the kernel makes what `model` says, or refuses where that is `None`.
-fn walk<A: Copy + std::fmt::Debug>(asked: &[A], call: fn(A) -> Result<(), i32>, model: fn(A, Ids, May) -> Option<Ids>) {
+fn walk<A: Copy + std::fmt::Debug>(
+    asked: &[A],
+    call: fn(A) -> Result<(), i32>,
+    model: fn(A, Ids, May) -> Option<Ids>,
+) {
     let [mut made, mut refused] = [0, 0];
     // SAFETY: numbers only.
-    let [dumpable, set_dumpable] = [|| unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, || unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }];
-    let cleared: i32 = std::fs::read_to_string("/proc/sys/fs/suid_dumpable").unwrap().trim().parse().unwrap();
+    let [dumpable, set_dumpable] = [
+        || unsafe { libc::prctl(libc::PR_GET_DUMPABLE) },
+        || unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) },
+    ];
+    let cleared: i32 = std::fs::read_to_string("/proc/sys/fs/suid_dumpable")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
     for start in starts() {
         for &asked in asked {
             for privileged in [true, false] {
@@ -59,17 +77,35 @@ fn walk<A: Copy + std::fmt::Debug>(asked: &[A], call: fn(A) -> Result<(), i32>, 
                 if !privileged {
                     kernel::lower_capabilities(CAP_SETGID);
                 }
-                let expected = model(asked, start, &|id, may: &[u32]| privileged || may.contains(&id));
+                let expected = model(asked, start, &|id, may: &[u32]| {
+                    privileged || may.contains(&id)
+                });
                 let outcome = call(asked);
                 let now = kernel::ids_by_calls();
                 let what = format!("{asked:?} from {start:?}, CAP_SETGID: {privileged}");
-                assert_eq!(outcome, if expected.is_some() { Ok(()) } else { Err(libc::EPERM) }, "{what}");
+                assert_eq!(
+                    outcome,
+                    if expected.is_some() {
+                        Ok(())
+                    } else {
+                        Err(libc::EPERM)
+                    },
+                    "{what}"
+                );
                 assert_eq!(now, expected.unwrap_or(start), "{what}");
                 let moved = [now[1], now[3]] != [start[1], start[3]];
-                assert_eq!(kernel::death_signal(), if moved { 0 } else { libc::SIGUSR1 }, "{what}");
+                assert_eq!(
+                    kernel::death_signal(),
+                    if moved { 0 } else { libc::SIGUSR1 },
+                    "{what}"
+                );
                 assert_eq!(dumpable(), if moved { cleared } else { 1 }, "{what}");
                 kernel::raise_capabilities(CAP_SETGID);
-                *if expected.is_some() { &mut made } else { &mut refused } += 1;
+                *if expected.is_some() {
+                    &mut made
+                } else {
+                    &mut refused
+                } += 1;
             }
         }
     }
@@ -77,11 +113,15 @@ fn walk<A: Copy + std::fmt::Debug>(asked: &[A], call: fn(A) -> Result<(), i32>, 
 }
 
 fn triples() -> Vec<[Option<u32>; 3]> {
-    (0..125).map(|n| [n % 5, n / 5 % 5, n / 25].map(|index| ASKED[index])).collect()
+    (0..125)
+        .map(|n| [n % 5, n / 5 % 5, n / 25].map(|index| ASKED[index]))
+        .collect()
 }
 
 fn pairs() -> Vec<[Option<u32>; 2]> {
-    (0..25).map(|n| [n % 5, n / 5].map(|index| ASKED[index])).collect()
+    (0..25)
+        .map(|n| [n % 5, n / 5].map(|index| ASKED[index]))
+        .collect()
 }
 
 /// `setresgid(r, e, s)`
@@ -90,11 +130,20 @@ fn setresgid() {
         &triples(),
         |[real, effective, saved]| kernel::raw_setresgid(real, effective, saved),
         |asked, [real, effective, saved, filesystem], may| {
-            if !asked.into_iter().flatten().all(|id| may(id, &[real, effective, saved])) {
+            if !asked
+                .into_iter()
+                .flatten()
+                .all(|id| may(id, &[real, effective, saved]))
+            {
                 return None;
             }
-            let [r, e, s] = [asked[0].unwrap_or(real), asked[1].unwrap_or(effective), asked[2].unwrap_or(saved)];
-            let nothing = [r, e, s] == [real, effective, saved] && asked[1].is_none_or(|e| e == filesystem);
+            let [r, e, s] = [
+                asked[0].unwrap_or(real),
+                asked[1].unwrap_or(effective),
+                asked[2].unwrap_or(saved),
+            ];
+            let nothing =
+                [r, e, s] == [real, effective, saved] && asked[1].is_none_or(|e| e == filesystem);
             Some([r, e, s, if nothing { filesystem } else { e }])
         },
     );
@@ -106,7 +155,9 @@ fn setregid() {
         &pairs(),
         |[real, effective]| kernel::raw_setregid(real, effective),
         |[r, e], [real, effective, saved, _], may| {
-            if !r.is_none_or(|r| may(r, &[real, effective])) || !e.is_none_or(|e| may(e, &[real, effective, saved])) {
+            if !r.is_none_or(|r| may(r, &[real, effective]))
+                || !e.is_none_or(|e| may(e, &[real, effective, saved]))
+            {
                 return None;
             }
             let overwritten = r.is_some() || e.is_some_and(|e| e != real);
@@ -118,11 +169,15 @@ fn setregid() {
 
 /// `setgid(g)`
 fn setgid() {
-    walk(&[3, 4, 5, OTHER], kernel::raw_setgid, |g, [real, _, saved, _], may| match (may(g, &[]), may(g, &[real, saved])) {
-        (true, _) => Some([g; 4]),
-        (false, true) => Some([real, g, saved, g]),
-        (false, false) => None,
-    });
+    walk(
+        &[3, 4, 5, OTHER],
+        kernel::raw_setgid,
+        |g, [real, _, saved, _], may| match (may(g, &[]), may(g, &[real, saved])) {
+            (true, _) => Some([g; 4]),
+            (false, true) => Some([real, g, saved, g]),
+            (false, false) => None,
+        },
+    );
 }
 
 /// `setfsgid(g)`
@@ -136,7 +191,12 @@ fn setfsgid() {
     };
     walk(&[3, 4, 5, OTHER, 6], call, |g, start, may| {
         let [real, effective, saved, filesystem] = start;
-        Some([real, effective, saved, if may(g, &start) { g } else { filesystem }])
+        Some([
+            real,
+            effective,
+            saved,
+            if may(g, &start) { g } else { filesystem },
+        ])
     });
 }
 
@@ -151,7 +211,13 @@ fn setgroups() {
 }
 
 fn setgroups_where_it_is_denied() {
-    let namespace = kernel::Namespace { ids: [0; 4], groups: &[], uid_map: kernel::ALL_IDS, gid_map: "0 0 10000", denies_setgroups: true };
+    let namespace = kernel::Namespace {
+        ids: [0; 4],
+        groups: &[],
+        uid_map: kernel::ALL_IDS,
+        gid_map: "0 0 10000",
+        denies_setgroups: true,
+    };
     kernel::passes_in(namespace, || {
         assert_ne!(kernel::capabilities().effective & CAP_SETGID, 0);
         assert_eq!(kernel::raw_setgroups(&[]), Err(libc::EPERM));
@@ -183,7 +249,10 @@ fn seen(ids: Ids, groups: &[u32]) -> Seen {
     let mut about = about_queue(queue).unwrap();
     about.msg_perm.gid = 1004;
     // SAFETY: a number, and a valid pointer.
-    assert_eq!(unsafe { libc::msgctl(queue, libc::IPC_SET, &raw mut about) }, 0);
+    assert_eq!(
+        unsafe { libc::msgctl(queue, libc::IPC_SET, &raw mut about) },
+        0
+    );
 
     let (mut tell, told) = UnixStream::pair().unwrap();
     kernel::passes_in_child(|| {
@@ -192,18 +261,33 @@ fn seen(ids: Ids, groups: &[u32]) -> Seen {
         assert_eq!(kernel::capabilities().permitted, 0);
         // SAFETY: a valid string.
         let may_access = unsafe { libc::access(path.as_ptr(), libc::R_OK) } == 0;
-        let flags = [may_access, std::fs::File::open(file.path()).is_ok(), about_queue(queue).is_some()];
+        let flags = [
+            may_access,
+            std::fs::File::open(file.path()).is_ok(),
+            about_queue(queue).is_some(),
+        ];
         let own = new_queue(0o600);
-        let numbers = [kernel::group_of_new_file(), about_queue(own).unwrap().msg_perm.gid, peer_group()];
+        let numbers = [
+            kernel::group_of_new_file(),
+            about_queue(own).unwrap().msg_perm.gid,
+            peer_group(),
+        ];
         remove_queue(own);
         tell.write_all(&flags.map(u8::from)).unwrap();
-        tell.write_all(&numbers.map(u32::to_ne_bytes).concat()).unwrap();
+        tell.write_all(&numbers.map(u32::to_ne_bytes).concat())
+            .unwrap();
     });
     remove_queue(queue);
     let mut said = [0; 15];
     (&told).read_exact(&mut said).unwrap();
     let [access, open, read, numbers @ ..] = said;
-    let number = |index: usize| u32::from_ne_bytes(numbers[4 * index..4 * index + 4].try_into().expect("four bytes"));
+    let number = |index: usize| {
+        u32::from_ne_bytes(
+            numbers[4 * index..4 * index + 4]
+                .try_into()
+                .expect("four bytes"),
+        )
+    };
     Seen {
         may_access: access == 1,
         may_open: open == 1,
@@ -237,26 +321,58 @@ fn remove_queue(queue: i32) {
 
 fn peer_group() -> u32 {
     let (one, _other) = UnixStream::pair().unwrap();
-    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
     let mut length = size_of_val(&peer) as libc::socklen_t;
     // SAFETY: valid pointers, and the length of what the first points to.
-    let asked = unsafe { libc::getsockopt(one.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
+    let asked = unsafe {
+        libc::getsockopt(
+            one.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
     assert_eq!(asked, 0);
     peer.gid
 }
 
 /// Of a user whose ids are all 3.
-const OF_3: Seen = Seen { may_access: false, may_open: false, may_read_queue: false, new_file: 3, new_queue: 3, peer: 3 };
+const OF_3: Seen = Seen {
+    may_access: false,
+    may_open: false,
+    may_read_queue: false,
+    new_file: 3,
+    new_queue: 3,
+    peer: 3,
+};
 
 /// real
 fn real_id() {
     assert_eq!(seen([3; 4], &[]), OF_3);
-    assert_eq!(seen([1004, 3, 3, 3], &[]), Seen { may_access: true, ..OF_3 });
+    assert_eq!(
+        seen([1004, 3, 3, 3], &[]),
+        Seen {
+            may_access: true,
+            ..OF_3
+        }
+    );
 }
 
 /// effective
 fn effective_id() {
-    assert_eq!(seen([3, 1004, 3, 3], &[]), Seen { new_queue: 1004, peer: 1004, ..OF_3 });
+    assert_eq!(
+        seen([3, 1004, 3, 3], &[]),
+        Seen {
+            new_queue: 1004,
+            peer: 1004,
+            ..OF_3
+        }
+    );
 }
 
 /// saved set-group-ID
@@ -269,12 +385,28 @@ fn saved_id() {
 
 /// filesystem
 fn filesystem_id() {
-    assert_eq!(seen([3, 3, 3, 1004], &[]), Seen { may_open: true, may_read_queue: true, new_file: 1004, ..OF_3 });
+    assert_eq!(
+        seen([3, 3, 3, 1004], &[]),
+        Seen {
+            may_open: true,
+            may_read_queue: true,
+            new_file: 1004,
+            ..OF_3
+        }
+    );
 }
 
 /// supplementary groups
 fn supplementary_groups() {
-    assert_eq!(seen([3; 4], &[5, 1004]), Seen { may_access: true, may_open: true, may_read_queue: true, ..OF_3 });
+    assert_eq!(
+        seen([3; 4], &[5, 1004]),
+        Seen {
+            may_access: true,
+            may_open: true,
+            may_read_queue: true,
+            ..OF_3
+        }
+    );
 }
 
 fn a_poll_of_another_thread_is_interrupted() {
@@ -283,7 +415,8 @@ fn a_poll_of_another_thread_is_interrupted() {
         loop {
             // SAFETY: no descriptors, and a time.
             let polled = unsafe { libc::poll(std::ptr::null_mut(), 0, 60_000) };
-            tell.send((polled, std::io::Error::last_os_error().raw_os_error())).unwrap();
+            tell.send((polled, std::io::Error::last_os_error().raw_os_error()))
+                .unwrap();
         }
     });
     let is_interrupted = |change: fn()| {
@@ -293,6 +426,15 @@ fn a_poll_of_another_thread_is_interrupted() {
             told.recv_timeout(Duration::from_millis(10)).ok()
         })
     };
-    assert_eq!(is_interrupted(|| GroupGuard::assume_on_thread(1004).unwrap().restore().unwrap()), None);
-    assert_eq!(is_interrupted(|| GroupGuard::assume(1004).unwrap().restore().unwrap()), Some((-1, Some(libc::EINTR))));
+    assert_eq!(
+        is_interrupted(|| GroupGuard::assume_on_thread(1004)
+            .unwrap()
+            .restore()
+            .unwrap()),
+        None
+    );
+    assert_eq!(
+        is_interrupted(|| GroupGuard::assume(1004).unwrap().restore().unwrap()),
+        Some((-1, Some(libc::EINTR)))
+    );
 }

@@ -28,13 +28,16 @@ const PROCESS_GUARD: &str = "gettid openat fstatfs fstat getpid getresgid setfsg
 // Each setting call is read back: a seccomp filter can answer "done" without doing.
 
 fn thread_guard() {
-    makes("getresgid setfsgid prctl setresgid getegid setresgid getegid", || {
-        warm_then(|| drop(GroupGuard::assume_on_thread(1004).unwrap()))
-    });
+    makes(
+        "getresgid setfsgid prctl setresgid getegid setresgid getegid",
+        || warm_then(|| drop(GroupGuard::assume_on_thread(1004).unwrap())),
+    );
 }
 
 fn process_guard() {
-    makes(PROCESS_GUARD, || warm_then(|| drop(GroupGuard::assume(1004).unwrap())));
+    makes(PROCESS_GUARD, || {
+        warm_then(|| drop(GroupGuard::assume(1004).unwrap()))
+    });
 }
 
 fn effective_group_only() {
@@ -45,22 +48,30 @@ fn effective_group_only() {
 
 fn the_group_that_it_is_already() {
     // Nothing moved, so the effective id does not tell: all four are read.
-    makes("getresgid setfsgid prctl setresgid getresgid setfsgid setresgid getresgid setfsgid", || {
-        let own = kernel::ids()[1];
-        warm_then(|| drop(GroupGuard::assume_on_thread(own).unwrap()));
-    });
+    makes(
+        "getresgid setfsgid prctl setresgid getresgid setfsgid setresgid getresgid setfsgid",
+        || {
+            let own = kernel::ids()[1];
+            warm_then(|| drop(GroupGuard::assume_on_thread(own).unwrap()));
+        },
+    );
 }
 
 fn nothing_named() {
-    makes("getresgid setfsgid", || warm_then(|| drop(GroupChange::new().assume_on_thread().unwrap())));
+    makes("getresgid setfsgid", || {
+        warm_then(|| drop(GroupChange::new().assume_on_thread().unwrap()))
+    });
 }
 
 fn with_a_parent_death_signal() {
     // The kernel clears it at each change; getpid tells a forked child, whose parent is another.
-    makes("getresgid setfsgid prctl getpid getpid prctl setresgid getegid getpid prctl prctl setresgid getegid getpid prctl prctl", || {
-        kernel::set_death_signal(libc::SIGTERM);
-        warm_then(|| drop(GroupGuard::assume_on_thread(1004).unwrap()));
-    });
+    makes(
+        "getresgid setfsgid prctl getpid getpid prctl setresgid getegid getpid prctl prctl setresgid getegid getpid prctl prctl",
+        || {
+            kernel::set_death_signal(libc::SIGTERM);
+            warm_then(|| drop(GroupGuard::assume_on_thread(1004).unwrap()));
+        },
+    );
 }
 
 fn switch_to_another_group() {
@@ -92,14 +103,30 @@ fn makes(calls: &str, work: fn()) {
 fn traced() -> Vec<String> {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut strace = Command::new("strace");
-    strace.arg("-o").arg(log.path()).arg(std::env::current_exe().unwrap()).env(common::CASE, common::running()).env(TRACED, "");
+    strace
+        .arg("-o")
+        .arg(log.path())
+        .arg(std::env::current_exe().unwrap())
+        .env(common::CASE, common::running())
+        .env(TRACED, "");
     let status = strace.status().unwrap();
     assert!(status.success(), "the traced process: {status}");
     let log = std::fs::read_to_string(log.path()).unwrap();
-    let names = log.lines().filter_map(|line| line.split_once('(').map(|(name, _)| name));
-    let mut parts = names.collect::<Vec<_>>().split(|name| *name == MARK).map(<[_]>::to_vec).collect::<Vec<_>>();
+    let names = log
+        .lines()
+        .filter_map(|line| line.split_once('(').map(|(name, _)| name));
+    let mut parts = names
+        .collect::<Vec<_>>()
+        .split(|name| *name == MARK)
+        .map(<[_]>::to_vec)
+        .collect::<Vec<_>>();
     assert_eq!(parts.len(), 3, "two marks");
-    parts.swap_remove(1).into_iter().filter(|name| !["brk", "mmap", "munmap", "fcntl"].contains(name)).map(String::from).collect()
+    parts
+        .swap_remove(1)
+        .into_iter()
+        .filter(|name| !["brk", "mmap", "munmap", "fcntl"].contains(name))
+        .map(String::from)
+        .collect()
 }
 
 const MARK: &str = "sched_yield";

@@ -19,7 +19,12 @@ pub const CASES: &[Case] = cases![
 const TABLE: &str = "docs/traceability.md";
 
 /// Pages whose table rows and list items all have an id.
-const COMPLETE: [&str; 4] = ["README.md", "docs/security.md", "docs/semantics.md", "docs/porting.md"];
+const COMPLETE: [&str; 4] = [
+    "README.md",
+    "docs/security.md",
+    "docs/semantics.md",
+    "docs/porting.md",
+];
 
 /// Pages in which only some lines have an id.
 const PARTIAL: [&str; 1] = ["docs/guide.md"];
@@ -32,27 +37,40 @@ fn root() -> &'static Path {
 }
 
 fn text(path: &str) -> String {
-    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| common::ignore(&format!("needs the sources: {path}: {error}")))
+    std::fs::read_to_string(root().join(path))
+        .unwrap_or_else(|error| common::ignore(&format!("needs the sources: {path}: {error}")))
 }
 
 /// A capital letter and a number, or two: `L17`, `P1.2`.
 fn is_id(word: &str) -> bool {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let mut letters = word.chars();
-    let is_capital = letters.next().is_some_and(|letter| letter.is_ascii_uppercase());
-    let (number, part) = letters.as_str().split_once('.').unwrap_or((letters.as_str(), "0"));
+    let is_capital = letters
+        .next()
+        .is_some_and(|letter| letter.is_ascii_uppercase());
+    let (number, part) = letters
+        .as_str()
+        .split_once('.')
+        .unwrap_or((letters.as_str(), "0"));
     is_capital && is_number(number) && is_number(part)
 }
 
 fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<Item = &'a str> {
-    text.split(open).skip(1).filter_map(move |rest| Some(rest.split_once(close)?.0))
+    text.split(open)
+        .skip(1)
+        .filter_map(move |rest| Some(rest.split_once(close)?.0))
 }
 
 /// The ids that this statement has: comments, and what a row or an item begins with.
 fn ids(statement: &str) -> Vec<&str> {
-    let content = statement.strip_prefix("| ").or_else(|| statement.strip_prefix("- "));
+    let content = statement
+        .strip_prefix("| ")
+        .or_else(|| statement.strip_prefix("- "));
     let shown = content.and_then(|content| Some(content.strip_prefix("**")?.split_once("**")?.0));
-    between(statement, "<!-- ", " -->").chain(shown).filter(|word| is_id(word)).collect()
+    between(statement, "<!-- ", " -->")
+        .chain(shown)
+        .filter(|word| is_id(word))
+        .collect()
 }
 
 struct Statement {
@@ -73,13 +91,17 @@ fn statements(page: &str) -> Vec<Statement> {
         }
         let (row, item) = (line.starts_with('|'), line.starts_with("- "));
         let begins = row && table_line == 0 || item && !before.starts_with(['-', ' ']);
-        exempt = (row || item || line.starts_with(' ')) && (exempt && !begins || before.trim() == "<!-- no ids -->");
+        exempt = (row || item || line.starts_with(' '))
+            && (exempt && !begins || before.trim() == "<!-- no ids -->");
         table_line = if row { table_line + 1 } else { 0 };
         in_item = item || in_item && line.starts_with(' ');
         match statements.last_mut() {
             Some(last) if in_item && !item => last.text.extend([" ", line]),
             _ if row && table_line <= 2 => {}
-            _ => statements.push(Statement { text: line.into(), is_row_or_item: (row || item) && !exempt }),
+            _ => statements.push(Statement {
+                text: line.into(),
+                is_row_or_item: (row || item) && !exempt,
+            }),
         }
         before = line;
     }
@@ -89,8 +111,16 @@ fn statements(page: &str) -> Vec<Statement> {
 fn every_statement_has_an_id() {
     let mut count = 0;
     for page in COMPLETE {
-        for statement in statements(&text(page)).iter().filter(|statement| statement.is_row_or_item) {
-            assert_eq!(ids(&statement.text).len(), 1, "{page}: this has to have one id: {}", statement.text);
+        for statement in statements(&text(page))
+            .iter()
+            .filter(|statement| statement.is_row_or_item)
+        {
+            assert_eq!(
+                ids(&statement.text).len(),
+                1,
+                "{page}: this has to have one id: {}",
+                statement.text
+            );
             count += 1;
         }
     }
@@ -99,8 +129,15 @@ fn every_statement_has_an_id() {
 
 /// The rows of the table: an id, and the tests after it.
 fn rows(table: &str) -> Vec<(&str, Vec<&str>)> {
-    let cells = table.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
-    cells.filter(|(id, _)| is_id(id)).map(|(id, tests)| (id, between_ticks(tests).collect())).collect()
+    let cells = table.lines().filter_map(|line| {
+        line.strip_prefix("| ")?
+            .strip_suffix(" |")?
+            .split_once(" | ")
+    });
+    cells
+        .filter(|(id, _)| is_id(id))
+        .map(|(id, tests)| (id, between_ticks(tests).collect()))
+        .collect()
 }
 
 fn between_ticks(text: &str) -> impl Iterator<Item = &str> {
@@ -115,8 +152,14 @@ fn every_id_has_a_test() {
         assert!(without.insert(id), "{TABLE} has {id} twice");
     }
     for page in COMPLETE.into_iter().chain(PARTIAL) {
-        for id in statements(&text(page)).iter().flat_map(|statement| ids(&statement.text)) {
-            assert!(without.remove(id), "{page}: {id} is not in {TABLE}, or in two places");
+        for id in statements(&text(page))
+            .iter()
+            .flat_map(|statement| ids(&statement.text))
+        {
+            assert!(
+                without.remove(id),
+                "{page}: {id} is not in {TABLE}, or in two places"
+            );
         }
     }
     assert!(without.is_empty(), "no page has {without:?} of {TABLE}");
@@ -126,8 +169,16 @@ fn every_id_has_a_test() {
 /// The files of all test modules: the name of the module, and the text.
 fn modules() -> Vec<(String, String)> {
     fn collect(folder: PathBuf, found: &mut Vec<(String, String)>) {
-        for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-            let name = entry.file_stem().expect("a name").to_str().expect("a text").to_owned();
+        for entry in std::fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").path())
+        {
+            let name = entry
+                .file_stem()
+                .expect("a name")
+                .to_str()
+                .expect("a text")
+                .to_owned();
             if entry.is_dir() && !["common", "compile", "breaks"].contains(&name.as_str()) {
                 collect(entry, found);
             } else if entry.extension().is_some_and(|extension| extension == "rs") {
@@ -142,20 +193,36 @@ fn modules() -> Vec<(String, String)> {
 
 /// The cases that a module registers: in `cases![...]`, or as trials of its own.
 fn registered(module: &str) -> BTreeSet<&str> {
-    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-    let cases = between(module, "cases![\n", "]").flat_map(str::lines).filter_map(|line| line.trim().strip_suffix(',')?.split_once(": "));
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    let cases = between(module, "cases![\n", "]")
+        .flat_map(str::lines)
+        .filter_map(|line| line.trim().strip_suffix(',')?.split_once(": "));
     // `syscalls` has a table of its own.
     let works = between(module, "name: \"", "\"").filter(|_| !module.contains("cases![\n"));
     let trials = between(module, "ignorable_test(\"", "\"");
-    cases.map(|(_, case)| case).chain(works).chain(trials).filter(|name| is_name(name)).collect()
+    cases
+        .map(|(_, case)| case)
+        .chain(works)
+        .chain(trials)
+        .filter(|name| is_name(name))
+        .collect()
 }
 
 fn every_test_that_is_named_is_registered() {
     let (table, modules) = (text(TABLE), modules());
     for (id, tests) in rows(&table) {
         for test in tests {
-            let (module, case) = test.split_once("::").unwrap_or_else(|| panic!("{id}: {test} is not module::case"));
-            let registers = modules.iter().any(|(name, text)| name == module && registered(text).contains(case));
+            let (module, case) = test
+                .split_once("::")
+                .unwrap_or_else(|| panic!("{id}: {test} is not module::case"));
+            let registers = modules
+                .iter()
+                .any(|(name, text)| name == module && registered(text).contains(case));
             assert!(registers, "{id}: {test} is not registered");
         }
     }
@@ -163,10 +230,19 @@ fn every_test_that_is_named_is_registered() {
 
 fn every_case_that_shows_a_statement_is_named() {
     let table = text(TABLE);
-    let named: BTreeSet<&str> = rows(&table).into_iter().flat_map(|(_, tests)| tests).collect();
-    for (module, text) in modules().iter().filter(|(module, _)| SHOWING.contains(&module.as_str())) {
+    let named: BTreeSet<&str> = rows(&table)
+        .into_iter()
+        .flat_map(|(_, tests)| tests)
+        .collect();
+    for (module, text) in modules()
+        .iter()
+        .filter(|(module, _)| SHOWING.contains(&module.as_str()))
+    {
         for case in registered(text) {
-            assert!(named.contains(format!("{module}::{case}").as_str()), "{module}::{case} is not in {TABLE}");
+            assert!(
+                named.contains(format!("{module}::{case}").as_str()),
+                "{module}::{case} is not in {TABLE}"
+            );
         }
     }
 }
@@ -174,7 +250,13 @@ fn every_case_that_shows_a_statement_is_named() {
 fn every_module_is_described() {
     let page = text("docs/testing.md");
     let described: BTreeSet<&str> = between_ticks(&page).collect();
-    for (module, _) in modules().iter().filter(|(_, text)| !registered(text).is_empty()) {
-        assert!(described.contains(module.as_str()), "`{module}` is not in docs/testing.md");
+    for (module, _) in modules()
+        .iter()
+        .filter(|(_, text)| !registered(text).is_empty())
+    {
+        assert!(
+            described.contains(module.as_str()),
+            "`{module}` is not in docs/testing.md"
+        );
     }
 }

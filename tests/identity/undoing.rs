@@ -12,7 +12,7 @@ use crate::common::calls;
 use crate::common::guard::{Guard, SCOPES, Scope};
 use crate::common::kernel;
 use crate::common::sandbox::{self, Answer};
-use privilege_guard::{Unrestored, ConflictingGuard, Error, GroupChange, GroupGuard, RestoreError};
+use privilege_guard::{ConflictingGuard, Error, GroupChange, GroupGuard, RestoreError, Unrestored};
 
 pub const CASES: &[Case] = cases![
     Setgid: the_second_half_refused_undoes_the_first,
@@ -65,16 +65,46 @@ struct Filtered {
     arguments: &'static [(u8, u32)],
 }
 
-const SET_IDS: Filtered = Filtered { call: calls::SYS_setresgid, arguments: &[(0, 1004)] };
-const SET_GROUPS: Filtered = Filtered { call: calls::SYS_setgroups, arguments: &[(0, 1)] };
-const RESTORE_IDS: Filtered = Filtered { call: calls::SYS_setresgid, arguments: &[(0, START[0])] };
-const RESTORE_GROUPS: Filtered = Filtered { call: calls::SYS_setgroups, arguments: &[(0, 2)] };
-const RESTORE_FILESYSTEM_ID: Filtered = Filtered { call: calls::SYS_setfsgid, arguments: &[(0, START[3])] };
-const SET_SIGNAL: Filtered = Filtered { call: libc::SYS_prctl, arguments: &[(0, libc::PR_SET_PDEATHSIG as u32)] };
-const READ_SIGNAL: Filtered = Filtered { call: libc::SYS_prctl, arguments: &[(0, libc::PR_GET_PDEATHSIG as u32)] };
-const READ_IDS: Filtered = Filtered { call: calls::SYS_getresgid, arguments: &[] };
-const READ_FILESYSTEM_ID: Filtered = Filtered { call: calls::SYS_setfsgid, arguments: &[(0, u32::MAX)] };
-const READ_GROUPS: Filtered = Filtered { call: calls::SYS_getgroups, arguments: &[] };
+const SET_IDS: Filtered = Filtered {
+    call: calls::SYS_setresgid,
+    arguments: &[(0, 1004)],
+};
+const SET_GROUPS: Filtered = Filtered {
+    call: calls::SYS_setgroups,
+    arguments: &[(0, 1)],
+};
+const RESTORE_IDS: Filtered = Filtered {
+    call: calls::SYS_setresgid,
+    arguments: &[(0, START[0])],
+};
+const RESTORE_GROUPS: Filtered = Filtered {
+    call: calls::SYS_setgroups,
+    arguments: &[(0, 2)],
+};
+const RESTORE_FILESYSTEM_ID: Filtered = Filtered {
+    call: calls::SYS_setfsgid,
+    arguments: &[(0, START[3])],
+};
+const SET_SIGNAL: Filtered = Filtered {
+    call: libc::SYS_prctl,
+    arguments: &[(0, libc::PR_SET_PDEATHSIG as u32)],
+};
+const READ_SIGNAL: Filtered = Filtered {
+    call: libc::SYS_prctl,
+    arguments: &[(0, libc::PR_GET_PDEATHSIG as u32)],
+};
+const READ_IDS: Filtered = Filtered {
+    call: calls::SYS_getresgid,
+    arguments: &[],
+};
+const READ_FILESYSTEM_ID: Filtered = Filtered {
+    call: calls::SYS_setfsgid,
+    arguments: &[(0, u32::MAX)],
+};
+const READ_GROUPS: Filtered = Filtered {
+    call: calls::SYS_getgroups,
+    arguments: &[],
+};
 
 impl Filtered {
     /// On all threads alike, as process scope needs it.
@@ -139,7 +169,11 @@ fn the_second_half_refused_undoes_the_first() {
             let error = scope.assume(change()).unwrap_err();
             assert!(matches!(error, Error::NotPermitted { .. }), "{error:?}");
             assert_eq!(kernel::state(), before);
-            scope.assume(GroupChange::both(1005).supplementary([1020])).expect("a thread that can go on").restore().unwrap();
+            scope
+                .assume(GroupChange::both(1005).supplementary([1020]))
+                .expect("a thread that can go on")
+                .restore()
+                .unwrap();
             assert_eq!(kernel::state(), before);
         });
     }
@@ -161,20 +195,29 @@ fn a_refused_rollback_aborts() {
 
 #[track_caller]
 fn is_one_line(text: &str, words: &[&str]) {
-    assert!(text.ends_with('\n') && text.lines().count() == 1 && text.starts_with("privilege-guard: "), "{text:?}");
+    assert!(
+        text.ends_with('\n') && text.lines().count() == 1 && text.starts_with("privilege-guard: "),
+        "{text:?}"
+    );
     for word in words {
         assert!(text.contains(word), "{word:?} is not in {text:?}");
     }
 }
 
 fn a_restore_that_the_kernel_refuses_is_told() {
-    at_every_step_of_an_undoing(|guard, _, _, _, call| is_not_restored(&guard.restore().unwrap_err(), call));
+    at_every_step_of_an_undoing(|guard, _, _, _, call| {
+        is_not_restored(&guard.restore().unwrap_err(), call)
+    });
     // The error is not about a state that does not exist.
     at_every_step_of_an_undoing(|guard, _, _, filtered, _| {
         let restored = guard.restore();
         if filtered.call != libc::SYS_prctl {
             let identity = kernel::identity();
-            assert_ne!((identity.ids, identity.groups), (START, GROUPS.to_vec()), "{restored:?}");
+            assert_ne!(
+                (identity.ids, identity.groups),
+                (START, GROUPS.to_vec()),
+                "{restored:?}"
+            );
         }
     });
 }
@@ -182,7 +225,10 @@ fn a_restore_that_the_kernel_refuses_is_told() {
 fn a_drop_that_the_kernel_refuses_aborts_after_one_line() {
     for scope in SCOPES {
         for (filtered, call) in UNDOING {
-            for (answer, reason) in [(REFUSED, "Operation not permitted"), (NOT_DONE, "without effect")] {
+            for (answer, reason) in [
+                (REFUSED, "Operation not permitted"),
+                (NOT_DONE, "without effect"),
+            ] {
                 let line = kernel::aborts(|| {
                     start();
                     let guard = scope.assume(change()).unwrap();
@@ -190,9 +236,15 @@ fn a_drop_that_the_kernel_refuses_aborts_after_one_line() {
                     drop(guard);
                 });
                 // setfsgid reports no failure: it is found out by reading.
-                let reason = if filtered.call == calls::SYS_setfsgid { "without effect" } else { reason };
+                let reason = if filtered.call == calls::SYS_setfsgid {
+                    "without effect"
+                } else {
+                    reason
+                };
                 is_one_line(&line, &[call, reason, "aborting"]);
-                let names_ids = line.contains("the group ids (real 1001, effective 1002, saved 1003, filesystem 1009)");
+                let names_ids = line.contains(
+                    "the group ids (real 1001, effective 1002, saved 1003, filesystem 1009)",
+                );
                 assert_eq!(names_ids, call == "setresgid", "{line}");
             }
         }
@@ -207,7 +259,9 @@ fn a_change_that_is_answered_but_not_made_is_undone() {
                 filtered.answers(NOT_DONE);
                 for change in [change(), change().effective(1005)] {
                     match scope.assume(change.clone()).unwrap_err() {
-                        Error::SyscallFailed { call, requested, .. } => assert_eq!((call, requested), (call_made, change.to_string())),
+                        Error::SyscallFailed {
+                            call, requested, ..
+                        } => assert_eq!((call, requested), (call_made, change.to_string())),
                         other => panic!("{other:?}"),
                     }
                     assert_eq!(kernel::state(), before);
@@ -224,8 +278,19 @@ fn the_second_half_answered_but_not_made_undoes_the_first() {
             kernel::start_from([1001, 1002, 1003, 1002], &GROUPS);
             let before = kernel::state();
             SET_IDS.answers(NOT_DONE);
-            let error = scope.assume(GroupChange::new().real(1004).supplementary([1020])).unwrap_err();
-            assert!(matches!(error, Error::SyscallFailed { call: "setresgid", .. }), "{error:?}");
+            let error = scope
+                .assume(GroupChange::new().real(1004).supplementary([1020]))
+                .unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    Error::SyscallFailed {
+                        call: "setresgid",
+                        ..
+                    }
+                ),
+                "{error:?}"
+            );
             assert_eq!(kernel::state(), before);
         });
     }
@@ -238,7 +303,16 @@ fn groups_that_cannot_be_read_back_are_undone() {
             let before = start();
             sandbox::refuse(calls::SYS_getgroups, &[(0, 1)]);
             let error = scope.assume(change()).unwrap_err();
-            assert!(matches!(error, Error::SyscallFailed { call: "getgroups", .. }), "{error:?}");
+            assert!(
+                matches!(
+                    error,
+                    Error::SyscallFailed {
+                        call: "getgroups",
+                        ..
+                    }
+                ),
+                "{error:?}"
+            );
             assert_eq!(kernel::state(), before);
         });
     }
@@ -250,9 +324,22 @@ fn a_death_signal_that_cannot_be_set_refuses_the_change() {
             let before = start();
             SET_SIGNAL.answers(REFUSED);
             let error = scope.assume(change()).unwrap_err();
-            assert!(matches!(error, Error::SyscallFailed { call: "prctl(PR_SET_PDEATHSIG)", .. }), "{error:?}");
+            assert!(
+                matches!(
+                    error,
+                    Error::SyscallFailed {
+                        call: "prctl(PR_SET_PDEATHSIG)",
+                        ..
+                    }
+                ),
+                "{error:?}"
+            );
             assert_eq!(kernel::state(), before);
-            scope.assume(GroupChange::new().no_supplementary()).expect("a change that clears no signal").restore().unwrap();
+            scope
+                .assume(GroupChange::new().no_supplementary())
+                .expect("a change that clears no signal")
+                .restore()
+                .unwrap();
             assert_eq!(kernel::state(), before);
         });
     }
@@ -295,7 +382,10 @@ fn ids_that_cannot_be_read_refuse_the_change() {
             let before = start();
             sandbox::refuse(libc::SYS_capget, &[]);
             let error = scope.assume(GroupChange::both(1001)).unwrap_err();
-            assert!(matches!(error, Error::ReadFailed { call: "capget", .. }), "{error:?}");
+            assert!(
+                matches!(error, Error::ReadFailed { call: "capget", .. }),
+                "{error:?}"
+            );
             assert_eq!(kernel::state(), before);
         });
     }
@@ -328,15 +418,29 @@ fn after_a_failed_restore_the_guard_counts_as_alive() {
     for scope in SCOPES {
         kernel::passes_in_child(|| {
             failed(scope);
-            let process = std::thread::spawn(|| GroupGuard::assume(1005).map(drop)).join().unwrap();
+            let process = std::thread::spawn(|| GroupGuard::assume(1005).map(drop))
+                .join()
+                .unwrap();
             match (scope, process) {
-                (Scope::Process, Err(Error::Busy { conflict: ConflictingGuard::ProcessGuard { thread_id, .. } })) => {
+                (
+                    Scope::Process,
+                    Err(Error::Busy {
+                        conflict: ConflictingGuard::ProcessGuard { thread_id, .. },
+                    }),
+                ) => {
                     assert_eq!(thread_id, kernel::gettid().unsigned_abs());
                 }
-                (Scope::Thread, Err(Error::Busy { conflict: ConflictingGuard::ThreadGuards { threads: 1 } })) => {}
+                (
+                    Scope::Thread,
+                    Err(Error::Busy {
+                        conflict: ConflictingGuard::ThreadGuards { threads: 1 },
+                    }),
+                ) => {}
                 (_, other) => panic!("{other:?}"),
             }
-            let thread = std::thread::spawn(|| GroupGuard::assume_on_thread(1005).map(drop)).join().unwrap();
+            let thread = std::thread::spawn(|| GroupGuard::assume_on_thread(1005).map(drop))
+                .join()
+                .unwrap();
             assert_eq!(thread.is_ok(), scope == Scope::Thread, "{thread:?}");
             assert_eq!(kernel::getresgid()[..2], [1004, 1004]);
         });
@@ -358,12 +462,20 @@ fn a_failed_restore_stops_the_guards_around_it() {
         kernel::passes_in_child(|| {
             // Its own way back is open, and not taken: it would skip the one that failed.
             let restored = inner_fails().restore();
-            assert!(matches!(restored, Err(RestoreError::NotInnermost)), "{restored:?}");
+            assert!(
+                matches!(restored, Err(RestoreError::NotInnermost)),
+                "{restored:?}"
+            );
             assert_eq!(kernel::getresgid()[..2], [1005, 1005]);
         });
         kernel::passes_in_child(|| {
             let outer = std::cell::Cell::new(Some(inner_fails()));
-            kernel::aborts(|| outer.take().into_iter().for_each(|outer| outer.run(|| unreachable!("called"))));
+            kernel::aborts(|| {
+                outer
+                    .take()
+                    .into_iter()
+                    .for_each(|outer| outer.run(|| unreachable!("called")))
+            });
             std::mem::forget(outer);
             assert_eq!(kernel::getresgid()[..2], [1005, 1005]);
         });
@@ -410,10 +522,15 @@ fn a_panic_does_not_hide_a_refused_undoing() {
             start();
             let guard = scope.assume(change()).unwrap();
             RESTORE_IDS.answers(REFUSED);
-            _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| guard.run(|| panic!("in the guard"))));
+            _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                guard.run(|| panic!("in the guard"))
+            }));
         });
         let last = text.lines().last().unwrap();
-        assert!(text.contains("in the guard") && last.starts_with("privilege-guard: cannot restore"), "{text}");
+        assert!(
+            text.contains("in the guard") && last.starts_with("privilege-guard: cannot restore"),
+            "{text}"
+        );
     }
 }
 
@@ -442,14 +559,28 @@ fn own_guard_that_cannot_be_undone(scope: Scope) -> Guard {
 fn everybody_is_told_and_aborted() {
     for scope in SCOPES {
         kernel::passes_in_child(|| {
-            let error = own_guard_that_cannot_be_undone(scope).restore().unwrap_err();
-            assert!(matches!(error, RestoreError::Refused { call: "setresgid", .. }), "{error:?}");
+            let error = own_guard_that_cannot_be_undone(scope)
+                .restore()
+                .unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    RestoreError::Refused {
+                        call: "setresgid",
+                        ..
+                    }
+                ),
+                "{error:?}"
+            );
         });
         kernel::aborts(|| _ = own_guard_that_cannot_be_undone(scope).run(|| 7));
         let line = kernel::aborts(|| drop(own_guard_that_cannot_be_undone(scope)));
         is_one_line(&line, &["setresgid", "Operation not permitted", "aborting"]);
     }
-    println!("= {} undoings refused to everybody, judged", 3 * SCOPES.len());
+    println!(
+        "= {} undoings refused to everybody, judged",
+        3 * SCOPES.len()
+    );
 }
 
 /// Asserts that a drop aborts, whatever `prepare` does with stderr.
@@ -483,14 +614,26 @@ fn terminal() -> [OwnedFd; 2] {
     let none = std::ptr::null_mut::<u8>();
     // SAFETY: valid pointers; the descriptors are new.
     unsafe {
-        assert_eq!(libc::openpty(master, terminal, none.cast(), none.cast(), none.cast()), 0);
+        assert_eq!(
+            libc::openpty(master, terminal, none.cast(), none.cast(), none.cast()),
+            0
+        );
         ends.map(|end| OwnedFd::from_raw_fd(end))
     }
 }
 
 fn set_nonblocking(end: &OwnedFd, nonblocking: bool) {
     // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFL, if nonblocking { libc::O_NONBLOCK } else { 0 }) }, 0);
+    assert_eq!(
+        unsafe {
+            libc::fcntl(
+                end.as_raw_fd(),
+                libc::F_SETFL,
+                if nonblocking { libc::O_NONBLOCK } else { 0 },
+            )
+        },
+        0
+    );
 }
 
 /// Writes until no byte fits; from then on a write blocks.

@@ -57,9 +57,16 @@ fn enter(profile: Profile, securebits: libc::c_ulong, ids: [u32; 4]) {
     kernel::raw_setresuid(Some(ids[0]), Some(ids[1]), Some(ids[2])).expect("setresuid");
     // SAFETY: numbers only.
     unsafe { libc::syscall(libc::SYS_setfsuid, ids[3]) };
-    let sets = |effective, permitted, inheritable| Capabilities { effective, permitted, inheritable };
+    let sets = |effective, permitted, inheritable| Capabilities {
+        effective,
+        permitted,
+        inheritable,
+    };
     // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, securebits) }, 0);
+    assert_eq!(
+        unsafe { libc::prctl(libc::PR_SET_SECUREBITS, securebits) },
+        0
+    );
     match profile {
         Profile::Root => {}
         Profile::ReducedRoot => kernel::set_capabilities(sets(all & !CAP_SETUID, all, 0)),
@@ -67,7 +74,10 @@ fn enter(profile: Profile, securebits: libc::c_ulong, ids: [u32; 4]) {
         Profile::Ambient => {
             kernel::set_capabilities(sets(some, some, CAP_SETUID));
             // SAFETY: numbers only.
-            assert_eq!(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 7, 0, 0) }, 0);
+            assert_eq!(
+                unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 7, 0, 0) },
+                0
+            );
         }
         Profile::PermittedOnly => kernel::set_capabilities(sets(0, some, 0)),
         Profile::None => kernel::set_capabilities(sets(0, 0, 0)),
@@ -83,8 +93,9 @@ fn change(real: Option<u32>, effective: Option<u32>) -> UserChange {
 /// Every start state and target: served exactly, or refused unchanged.
 fn walk() {
     let triples = (0..27u32).map(|n| [n / 9, n / 3 % 3, n % 3]);
-    let starts: Vec<[u32; 4]> =
-        triples.flat_map(|[r, e, s]| [[r, e, s, e], [r, e, s, (e + 1) % 3]]).collect();
+    let starts: Vec<[u32; 4]> = triples
+        .flat_map(|[r, e, s]| [[r, e, s, e], [r, e, s, (e + 1) % 3]])
+        .collect();
     let (mut served, mut refused, mut states) = ([0; PROFILES.len()], 0, 0);
     for (index, profile) in PROFILES.into_iter().enumerate() {
         for securebits in SECUREBITS {
@@ -95,14 +106,18 @@ fn walk() {
                     i32::try_from(judge(ids)).expect("a small number")
                 });
                 let code = status.code().filter(|&code| code <= 24);
-                let here = code.unwrap_or_else(|| panic!("{profile:?}, {securebits:#x}, {ids:?}: {status}"));
+                let here = code
+                    .unwrap_or_else(|| panic!("{profile:?}, {securebits:#x}, {ids:?}: {status}"));
                 served[index] += here;
                 refused += 24 - here;
                 states += 24;
             }
         }
     }
-    println!("= {states} states: {} served, {refused} refused, 0 violations", served.iter().sum::<i32>());
+    println!(
+        "= {states} states: {} served, {refused} refused, 0 violations",
+        served.iter().sum::<i32>()
+    );
     assert_eq!(states, 6 * 3 * 54 * 24);
     assert!(served.iter().all(|&count| count > 0), "{served:?}");
     assert!(refused > 0);
@@ -114,7 +129,11 @@ fn judge(ids: [u32; 4]) -> usize {
     assert_eq!(before.1.users, ids);
     let mut served = 0;
     for target in [0, 1, 2, 9] {
-        for (real, effective) in [(None, Some(target)), (Some(target), Some(target)), (Some(target), None)] {
+        for (real, effective) in [
+            (None, Some(target)),
+            (Some(target), Some(target)),
+            (Some(target), None),
+        ] {
             for on_thread in [true, false] {
                 let inside = || {
                     let now = everything().1.users;
@@ -122,14 +141,25 @@ fn judge(ids: [u32; 4]) -> usize {
                     assert_eq!(now[1], effective.unwrap_or(ids[1]));
                     assert_eq!(now[3], now[1], "the filesystem id follows");
                     let is_same = real.is_none() || real == Some(ids[0]);
-                    assert!(is_same || everything().1.capabilities[4] == 0, "no ambient set under another real user");
+                    assert!(
+                        is_same || everything().1.capabilities[4] == 0,
+                        "no ambient set under another real user"
+                    );
                 };
                 let outcome = match on_thread {
-                    true => change(real, effective).assume_on_thread().map(|guard| guard.run(inside)),
-                    false => change(real, effective).assume().map(|guard| guard.run(inside)),
+                    true => change(real, effective)
+                        .assume_on_thread()
+                        .map(|guard| guard.run(inside)),
+                    false => change(real, effective)
+                        .assume()
+                        .map(|guard| guard.run(inside)),
                 };
                 served += usize::from(outcome.is_ok());
-                assert_eq!(everything(), before, "{real:?}, {effective:?}, thread {on_thread}: {outcome:?}");
+                assert_eq!(
+                    everything(),
+                    before,
+                    "{real:?}, {effective:?}, thread {on_thread}: {outcome:?}"
+                );
             }
         }
     }
@@ -149,9 +179,11 @@ fn every_thread_follows_and_is_restored() {
     let error = UserGuard::assume_real_and_effective(1000).unwrap_err();
     assert!(matches!(error, Error::ThreadDiffers { .. }), "{error}");
     assert!(error.to_string().contains("real user id"), "{error}");
-    UserGuard::assume_real_and_effective_on_thread(1000).unwrap().run(|| {
-        assert_eq!(kernel::all_threads()[1..], other_before[1..]);
-    });
+    UserGuard::assume_real_and_effective_on_thread(1000)
+        .unwrap()
+        .run(|| {
+            assert_eq!(kernel::all_threads()[1..], other_before[1..]);
+        });
     drop(other);
     UserGuard::assume_real_and_effective(1000).unwrap().run(|| {
         assert_eq!(everything().1.users, [1000, 1000, 0, 1000]);
@@ -165,7 +197,10 @@ fn a_thread_that_differs_is_refused() {
         || kernel::raw_setresuid(Some(1), Some(0), Some(0)).unwrap(),
         || {
             let all = kernel::capabilities();
-            kernel::set_capabilities(Capabilities { effective: all.permitted & !1, ..all });
+            kernel::set_capabilities(Capabilities {
+                effective: all.permitted & !1,
+                ..all
+            });
         },
     ];
     for prepare in prepare {
@@ -174,7 +209,10 @@ fn a_thread_that_differs_is_refused() {
             let before = kernel::all_threads();
             let error = UserGuard::assume_effective(1000).unwrap_err();
             let is_other = |id: u32| id == other.thread().unsigned_abs();
-            assert!(matches!(error, Error::ThreadDiffers { thread_id, .. } if is_other(thread_id)), "{error}");
+            assert!(
+                matches!(error, Error::ThreadDiffers { thread_id, .. } if is_other(thread_id)),
+                "{error}"
+            );
             assert_eq!(kernel::all_threads(), before);
         });
     }
@@ -199,12 +237,19 @@ fn users_and_groups_nest_in_any_order() {
     }));
     assert!(caught.is_err());
     assert_eq!(everything(), before);
-    std::thread::spawn(|| std::mem::forget(UserGuard::assume_effective_on_thread(1000).unwrap())).join().unwrap();
+    std::thread::spawn(|| std::mem::forget(UserGuard::assume_effective_on_thread(1000).unwrap()))
+        .join()
+        .unwrap();
     assert_eq!(everything(), before);
     // Without privilege the group could not be changed and restored under the user.
-    UserGuard::assume_effective_on_thread(1000).unwrap().run(|| {
-        assert!(matches!(GroupGuard::assume_on_thread(1004), Err(Error::NotPermitted { .. })));
-    });
+    UserGuard::assume_effective_on_thread(1000)
+        .unwrap()
+        .run(|| {
+            assert!(matches!(
+                GroupGuard::assume_on_thread(1004),
+                Err(Error::NotPermitted { .. })
+            ));
+        });
     assert_eq!(everything(), before);
 }
 
@@ -216,13 +261,27 @@ fn switching_goes_through_the_original_user() {
         assert_eq!(everything().1.users, [0, user, 0, user]);
     }
     assert!(matches!(guard.switch_to(u32::MAX), Err(Error::InvalidUid)));
-    assert_eq!(guard.original(), UserIds { real: 0.into(), effective: 0.into(), saved: 0.into(), filesystem: 0.into() });
+    assert_eq!(
+        guard.original(),
+        UserIds {
+            real: 0.into(),
+            effective: 0.into(),
+            saved: 0.into(),
+            filesystem: 0.into()
+        }
+    );
     drop(guard);
     assert_eq!(everything(), before);
     kernel::raw_setresuid(Some(1), Some(2), Some(3)).unwrap();
     let error = UserGuard::assume_real_and_effective(1).unwrap_err();
     assert!(
-        matches!(error, Error::Irreversible { reason: IrreversibleReason::SetuidRequired, .. }),
+        matches!(
+            error,
+            Error::Irreversible {
+                reason: IrreversibleReason::SetuidRequired,
+                ..
+            }
+        ),
         "{error}"
     );
     assert_eq!(everything().1.users, [1, 2, 3, 2]);

@@ -35,7 +35,12 @@ enum Filesystem {
     Odd,
 }
 
-const FILESYSTEMS: [Filesystem; 4] = [Filesystem::Effective, Filesystem::Real, Filesystem::Saved, Filesystem::Odd];
+const FILESYSTEMS: [Filesystem; 4] = [
+    Filesystem::Effective,
+    Filesystem::Real,
+    Filesystem::Saved,
+    Filesystem::Odd,
+];
 
 #[derive(Clone, Copy, Debug)]
 enum Shape {
@@ -62,7 +67,9 @@ impl Asked {
 
     /// Whether these ids are what is asked for, from `start`. The saved id is nobody's to ask for.
     fn is(&self, [real, effective, _, filesystem]: Ids, start: Ids) -> bool {
-        real == self.real.unwrap_or(start[0]) && effective == self.effective.unwrap_or(start[1]) && filesystem == effective
+        real == self.real.unwrap_or(start[0])
+            && effective == self.effective.unwrap_or(start[1])
+            && filesystem == effective
     }
 }
 
@@ -79,7 +86,11 @@ fn all_asked(targets: &[u32], lists: &[Vec<u32>]) -> Vec<Asked> {
                 Shape::Split => (Some(this), Some(other)),
             };
             for supplementary in lists.iter().cloned().map(Some).chain([None]) {
-                all.push(Asked { real, effective, supplementary });
+                all.push(Asked {
+                    real,
+                    effective,
+                    supplementary,
+                });
             }
         }
     }
@@ -98,7 +109,11 @@ struct Measured {
 
 impl Measured {
     fn new(calls: HashMap<Ids, HashSet<Ids>>, groups: HashSet<Vec<u32>>) -> Self {
-        Measured { calls, reached: HashMap::new(), groups }
+        Measured {
+            calls,
+            reached: HashMap::new(),
+            groups,
+        }
     }
 
     fn reached_from(&mut self, start: Ids) -> &HashSet<Ids> {
@@ -107,7 +122,12 @@ impl Measured {
             let mut seen = HashSet::from([start]);
             let mut todo = vec![start];
             while let Some(ids) = todo.pop().filter(|_| seen.len() < calls.len()) {
-                todo.extend(calls[&ids].iter().copied().filter(|&next| seen.insert(next)));
+                todo.extend(
+                    calls[&ids]
+                        .iter()
+                        .copied()
+                        .filter(|&next| seen.insert(next)),
+                );
             }
             seen
         })
@@ -115,11 +135,22 @@ impl Measured {
 
     fn is_reversible(&mut self, start: Ids, own_groups: &[u32], asked: &Asked) -> bool {
         let needless = |groups: &Vec<u32>| groups == own_groups;
-        if asked.supplementary.as_ref().is_some_and(|groups| !needless(groups) && !self.groups.contains(groups)) {
+        if asked
+            .supplementary
+            .as_ref()
+            .is_some_and(|groups| !needless(groups) && !self.groups.contains(groups))
+        {
             return false;
         }
-        let inside: Vec<Ids> = self.reached_from(start).iter().copied().filter(|&ids| asked.is(ids, start)).collect();
-        inside.into_iter().any(|inside| self.reached_from(inside).contains(&start))
+        let inside: Vec<Ids> = self
+            .reached_from(start)
+            .iter()
+            .copied()
+            .filter(|&ids| asked.is(ids, start))
+            .collect();
+        inside
+            .into_iter()
+            .any(|inside| self.reached_from(inside).contains(&start))
     }
 }
 
@@ -133,7 +164,9 @@ enum Call {
 impl Call {
     fn make(self) {
         match self {
-            Call::ResGid(real, effective, saved) => _ = kernel::raw_setresgid(real, effective, saved),
+            Call::ResGid(real, effective, saved) => {
+                _ = kernel::raw_setresgid(real, effective, saved)
+            }
             Call::FsGid(filesystem) => _ = kernel::raw_setfsgid(filesystem),
         }
     }
@@ -144,7 +177,11 @@ impl Call {
         let mut all: Vec<Call> = ids.iter().copied().map(Call::FsGid).collect();
         for &real in &choices {
             for &effective in &choices {
-                all.extend(choices.iter().map(|&saved| Call::ResGid(real, effective, saved)));
+                all.extend(
+                    choices
+                        .iter()
+                        .map(|&saved| Call::ResGid(real, effective, saved)),
+                );
             }
         }
         all
@@ -170,7 +207,10 @@ fn measure(privileged: bool) -> Measured {
         kernel::lower_capabilities(kernel::CAP_SETGID);
     }
     let accepted = kernel::raw_setgroups(&GROUPS).is_ok();
-    Measured::new(calls, accepted.then(|| GROUPS.to_vec()).into_iter().collect())
+    Measured::new(
+        calls,
+        accepted.then(|| GROUPS.to_vec()).into_iter().collect(),
+    )
 }
 
 fn successors(start: Ids, calls: &[Call], privileged: bool) -> HashSet<Ids> {
@@ -210,7 +250,11 @@ fn measure_from_here(ids: &[u32], lists: &[Vec<u32>]) -> Measured {
                 call.make();
                 kernel::ids_by_calls().map(|id| id.to_string()).join(" ")
             });
-            let answer: Vec<u32> = answer.unwrap().split(' ').map(|id| id.parse().unwrap()).collect();
+            let answer: Vec<u32> = answer
+                .unwrap()
+                .split(' ')
+                .map(|id| id.parse().unwrap())
+                .collect();
             let now: Ids = answer.try_into().unwrap();
             if found.insert(now) {
                 todo.push((now, path.iter().copied().chain([call]).collect()));
@@ -218,7 +262,9 @@ fn measure_from_here(ids: &[u32], lists: &[Vec<u32>]) -> Measured {
         }
         calls.insert(start, found);
     }
-    let accepted = |list: &&Vec<u32>| kernel::in_child(|| kernel::raw_setgroups(list).is_err().into()).success();
+    let accepted = |list: &&Vec<u32>| {
+        kernel::in_child(|| kernel::raw_setgroups(list).is_err().into()).success()
+    };
     Measured::new(calls, lists.iter().filter(accepted).cloned().collect())
 }
 
@@ -236,11 +282,20 @@ impl Counts {
     }
 
     fn report(&self, expected: usize) {
-        let Counts { served, refused, violations, .. } = self;
+        let Counts {
+            served,
+            refused,
+            violations,
+            ..
+        } = self;
         for violation in violations.iter().take(50) {
             println!("{violation}");
         }
-        println!("= {} states: {served} served exactly, {refused} refused unchanged, {} violations", self.total(), violations.len());
+        println!(
+            "= {} states: {served} served exactly, {refused} refused unchanged, {} violations",
+            self.total(),
+            violations.len()
+        );
         assert_eq!(violations.len(), 0);
         assert_eq!(self.total(), expected, "the product of the dimensions");
         assert!(*served > 0 && *refused > 0);
@@ -251,20 +306,36 @@ impl Counts {
         let answer = kernel::answer_of_child(|| {
             let mut counts = Counts::default();
             walk(&mut counts);
-            let seen = counts.seen.0.iter().map(|([start, call], state)| format!("{SEEN}{start}:{call}:{state}"));
+            let seen = counts
+                .seen
+                .0
+                .iter()
+                .map(|([start, call], state)| format!("{SEEN}{start}:{call}:{state}"));
             let lines: Vec<String> = counts.violations.into_iter().chain(seen).collect();
-            format!("{}\n{}\n{}", counts.served, counts.refused, lines.join("\n"))
+            format!(
+                "{}\n{}\n{}",
+                counts.served,
+                counts.refused,
+                lines.join("\n")
+            )
         });
         let answer = match answer {
             Ok(answer) => answer,
-            Err(status) => return self.violations.push(format!("the child that walks: {status}")),
+            Err(status) => {
+                return self
+                    .violations
+                    .push(format!("the child that walks: {status}"));
+            }
         };
         let mut lines = answer.lines();
         let mut number = || lines.next().unwrap().parse::<usize>().unwrap();
         self.served += number();
         self.refused += number();
         for line in lines.filter(|line| !line.is_empty()) {
-            let noted = match line.strip_prefix(SEEN).map(|seen| seen.split(':').collect::<Vec<_>>()) {
+            let noted = match line
+                .strip_prefix(SEEN)
+                .map(|seen| seen.split(':').collect::<Vec<_>>())
+            {
                 Some(seen) => self.seen.note(seen[0], seen[1], seen[2]),
                 None => Err(line.into()),
             };
@@ -281,10 +352,13 @@ impl Counts {
                 let inside = kernel::identity();
                 ids_inside = Some(inside.ids);
                 let restored = guard.restore();
-                let as_asked = asked.is(inside.ids, start.ids) && inside.groups == *asked.supplementary.as_ref().unwrap_or(&start.groups);
+                let as_asked = asked.is(inside.ids, start.ids)
+                    && inside.groups == *asked.supplementary.as_ref().unwrap_or(&start.groups);
                 match (reversible, as_asked, restored) {
                     (true, true, Ok(())) => Ok("served"),
-                    (false, _, _) => Err(format!("served, though it cannot be undone; inside {inside:?}")),
+                    (false, _, _) => Err(format!(
+                        "served, though it cannot be undone; inside {inside:?}"
+                    )),
                     (_, false, _) => Err(format!("not what was asked for: inside {inside:?}")),
                     (_, _, Err(error)) => Err(error.to_string()),
                 }
@@ -294,10 +368,14 @@ impl Counts {
         };
         let after = kernel::identity();
         match wrong {
-            Ok(_) if after != start => self.violations.push(format!("{scope:?} {asked:?} from {start:?}: left as {after:?}")),
+            Ok(_) if after != start => self.violations.push(format!(
+                "{scope:?} {asked:?} from {start:?}: left as {after:?}"
+            )),
             Ok("served") => self.served += 1,
             Ok(_) => self.refused += 1,
-            Err(wrong) => self.violations.push(format!("{scope:?} {asked:?} from {start:?}: {wrong}; left as {after:?}")),
+            Err(wrong) => self.violations.push(format!(
+                "{scope:?} {asked:?} from {start:?}: {wrong}; left as {after:?}"
+            )),
         }
         ids_inside
     }
@@ -313,7 +391,11 @@ struct Seen(BTreeMap<[String; 2], String>);
 impl Seen {
     /// An error where another guard from such a start did otherwise.
     fn note(&mut self, start: &str, call: &str, state: &str) -> Result<(), String> {
-        match self.0.insert([start.into(), call.into()], state.into()).filter(|before| before != state) {
+        match self
+            .0
+            .insert([start.into(), call.into()], state.into())
+            .filter(|before| before != state)
+        {
             Some(before) => Err(format!("{call} from {start}: {before} and {state}")),
             None => Ok(()),
         }
@@ -321,7 +403,14 @@ impl Seen {
 
     /// What the picture shows: a change of ids that the thread has, where the filesystem id is the effective one.
     fn note_ids(&mut self, start: Ids, asked: &Asked, inside: Option<Ids>) -> Result<(), String> {
-        let Asked { real, effective, supplementary: None } = *asked else { return Ok(()) };
+        let Asked {
+            real,
+            effective,
+            supplementary: None,
+        } = *asked
+        else {
+            return Ok(());
+        };
         let (call, id) = match (real, effective) {
             (Some(real), Some(effective)) if real == effective => ("assume", real),
             (None, Some(effective)) => ("assume_effective", effective),
@@ -337,16 +426,29 @@ impl Seen {
                 different.push(id);
             }
         }
-        let letter = |id: u32| ["a", "b", "c"][different.iter().position(|&other| other == id).expect("an id that it has")];
-        let state = |[real, effective, saved, _]: Ids| [real, effective, saved].map(letter).join(" ");
-        self.note(&state(start), &format!("{call}({})", letter(id)), &inside.map_or("refused".into(), state))
+        let letter = |id: u32| {
+            ["a", "b", "c"][different
+                .iter()
+                .position(|&other| other == id)
+                .expect("an id that it has")]
+        };
+        let state =
+            |[real, effective, saved, _]: Ids| [real, effective, saved].map(letter).join(" ");
+        self.note(
+            &state(start),
+            &format!("{call}({})", letter(id)),
+            &inside.map_or("refused".into(), state),
+        )
     }
 
     /// From start to state, the calls that lead there; without those that change nothing.
     fn edges(&self) -> BTreeMap<[&str; 2], Vec<&str>> {
         let mut edges = BTreeMap::<_, Vec<_>>::new();
         for ([start, call], state) in self.0.iter().filter(|([start, _], state)| start != *state) {
-            edges.entry([start.as_str(), state]).or_default().push(call.as_str());
+            edges
+                .entry([start.as_str(), state])
+                .or_default()
+                .push(call.as_str());
         }
         edges
     }
@@ -354,7 +456,10 @@ impl Seen {
     /// For Graphviz.
     fn dot(&self) -> String {
         let starts: BTreeSet<&String> = self.0.keys().map(|[start, _]| start).collect();
-        let starts: String = starts.iter().map(|start| format!("    \"{start}\" [style=\"filled,bold\"]\n")).collect();
+        let starts: String = starts
+            .iter()
+            .map(|start| format!("    \"{start}\" [style=\"filled,bold\"]\n"))
+            .collect();
         let edges = self.edges();
         let edges = edges.iter().map(|([start, state], calls)| {
             let label: String = calls.iter().map(|call| format!("{call}\\l")).collect();
@@ -368,16 +473,40 @@ impl Seen {
         if let Some(path) = std::env::var_os("PRIVILEGE_GUARD_DOT") {
             return std::fs::write(path, self.dot()).expect("PRIVILEGE_GUARD_DOT");
         }
-        assert_eq!(include_str!("../../docs/states.dot"), self.dot(), "the semantics page says how to make it anew");
+        assert_eq!(
+            include_str!("../../docs/states.dot"),
+            self.dot(),
+            "the semantics page says how to make it anew"
+        );
         let mut drawn = BTreeMap::new();
-        for edge in include_str!("../../docs/states.svg").split("class=\"edge\"").skip(1) {
+        for edge in include_str!("../../docs/states.svg")
+            .split("class=\"edge\"")
+            .skip(1)
+        {
             // Each text of the picture stands between `>` and `<`.
-            let mut texts = edge.split(['<', '>']).map(str::trim).filter(|text| !text.is_empty());
+            let mut texts = edge
+                .split(['<', '>'])
+                .map(str::trim)
+                .filter(|text| !text.is_empty());
             let title = texts.nth(1).expect("a title").replace("&#45;&gt;", "->");
-            drawn.insert(title, texts.filter(|text| text.starts_with("assume")).map(String::from).collect::<Vec<_>>());
+            drawn.insert(
+                title,
+                texts
+                    .filter(|text| text.starts_with("assume"))
+                    .map(String::from)
+                    .collect::<Vec<_>>(),
+            );
         }
-        let edges = self.edges().into_iter().map(|([start, state], calls)| (format!("{start}->{state}"), calls));
-        assert_eq!(drawn, edges.map(|(title, calls)| (title, calls.into_iter().map(String::from).collect())).collect());
+        let edges = self
+            .edges()
+            .into_iter()
+            .map(|([start, state], calls)| (format!("{start}->{state}"), calls));
+        assert_eq!(
+            drawn,
+            edges
+                .map(|(title, calls)| (title, calls.into_iter().map(String::from).collect()))
+                .collect()
+        );
     }
 }
 
@@ -396,9 +525,15 @@ fn every_start_state_is_served_exactly_or_refused_unchanged() {
     let mut counts = Counts::default();
     for privileged in [true, false] {
         // The measuring thread leaves its state behind, and ends.
-        let mut measured = std::thread::spawn(move || measure(privileged)).join().unwrap();
-        let pairs = VALUES.iter().flat_map(|&real| VALUES.map(|effective| (real, effective)));
-        for (real, effective, saved) in pairs.flat_map(|(real, effective)| VALUES.map(|saved| (real, effective, saved))) {
+        let mut measured = std::thread::spawn(move || measure(privileged))
+            .join()
+            .unwrap();
+        let pairs = VALUES
+            .iter()
+            .flat_map(|&real| VALUES.map(|effective| (real, effective)));
+        for (real, effective, saved) in
+            pairs.flat_map(|(real, effective)| VALUES.map(|saved| (real, effective, saved)))
+        {
             for filesystem in FILESYSTEMS {
                 let filesystem = match filesystem {
                     Filesystem::Effective => effective,
@@ -408,7 +543,10 @@ fn every_start_state_is_served_exactly_or_refused_unchanged() {
                 };
                 let start = [real, effective, saved, filesystem];
                 let asked = all_asked(&TARGETS, &[GROUPS.to_vec()]);
-                let reversible: Vec<bool> = asked.iter().map(|asked| measured.is_reversible(start, &OWN_GROUPS, asked)).collect();
+                let reversible: Vec<bool> = asked
+                    .iter()
+                    .map(|asked| measured.is_reversible(start, &OWN_GROUPS, asked))
+                    .collect();
                 counts.walk(|counts| {
                     kernel::start_from(start, &OWN_GROUPS);
                     if !privileged {
@@ -444,7 +582,9 @@ fn walk_from_here(who: &str) {
     let start = kernel::identity();
     let targets = [start.ids[0], 1, OUTSIDE, u32::MAX];
     // In the namespace `setgroups` is denied, and groups of outside show as 65534.
-    let lists = [GROUPS.to_vec()].into_iter().chain(Some(start.groups.clone()).filter(|_| !kernel::setgroups_denied()));
+    let lists = [GROUPS.to_vec()]
+        .into_iter()
+        .chain(Some(start.groups.clone()).filter(|_| !kernel::setgroups_denied()));
     let lists: Vec<Vec<u32>> = lists.collect();
     let mut measured = measure_from_here(&[start.ids[0], 1, OUTSIDE], &lists);
     let mut counts = Counts::default();

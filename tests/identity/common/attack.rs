@@ -11,8 +11,13 @@ const CHILD: &str = "PRIVILEGE_GUARD_ATTACK";
 
 /// Where this process is the executed child, tries and exits.
 pub fn run_if_child() {
-    let Ok(ids) = std::env::var(CHILD) else { return };
-    let old: Vec<u32> = ids.split(',').map(|id| id.parse().expect("an id")).collect();
+    let Ok(ids) = std::env::var(CHILD) else {
+        return;
+    };
+    let old: Vec<u32> = ids
+        .split(',')
+        .map(|id| id.parse().expect("an id"))
+        .collect();
     let ways = on_this_thread(&old);
     for way in &ways {
         eprintln!("in an executed child: {way}");
@@ -30,7 +35,10 @@ pub fn ways_back(old: &[u32]) -> Vec<String> {
         ways.push("by a user namespace of its own".into());
     }
     let ids: Vec<String> = old.iter().map(u32::to_string).collect();
-    let child = Command::new("/proc/self/exe").env(CHILD, ids.join(",")).status().expect("this binary again");
+    let child = Command::new("/proc/self/exe")
+        .env(CHILD, ids.join(","))
+        .status()
+        .expect("this binary again");
     if !child.success() {
         ways.push("in an executed child".into());
     }
@@ -41,30 +49,55 @@ fn on_this_thread(old: &[u32]) -> Vec<String> {
     let mut ways = by_calls(old, "");
     // Raising what is permitted, and asking for what is not.
     let held = kernel::capabilities();
-    try_capabilities(Capabilities { effective: held.permitted, ..held });
-    try_capabilities(Capabilities { effective: held.permitted | CAP_SETGID, permitted: held.permitted | CAP_SETGID, ..held });
+    try_capabilities(Capabilities {
+        effective: held.permitted,
+        ..held
+    });
+    try_capabilities(Capabilities {
+        effective: held.permitted | CAP_SETGID,
+        permitted: held.permitted | CAP_SETGID,
+        ..held
+    });
     ways.extend(by_calls(old, "after raising capabilities: "));
     _ = kernel::raw_setresuid(Some(0), Some(0), Some(0));
     let held = kernel::capabilities();
-    try_capabilities(Capabilities { effective: held.permitted, ..held });
+    try_capabilities(Capabilities {
+        effective: held.permitted,
+        ..held
+    });
     ways.extend(by_calls(old, "after becoming user 0: "));
     ways
 }
 
 fn by_calls(old: &[u32], before: &str) -> Vec<String> {
     let mut ways = Vec::new();
-    let mut tried = |what: String, worked: bool| ways.extend(worked.then(|| format!("{before}{what}")));
+    let mut tried =
+        |what: String, worked: bool| ways.extend(worked.then(|| format!("{before}{what}")));
     for &id in old {
         let some = Some(id);
-        for (real, effective, saved) in [(some, None, None), (None, some, None), (None, None, some), (some, some, some)] {
-            tried(format!("setresgid({real:?}, {effective:?}, {saved:?})"), kernel::raw_setresgid(real, effective, saved).is_ok());
+        for (real, effective, saved) in [
+            (some, None, None),
+            (None, some, None),
+            (None, None, some),
+            (some, some, some),
+        ] {
+            tried(
+                format!("setresgid({real:?}, {effective:?}, {saved:?})"),
+                kernel::raw_setresgid(real, effective, saved).is_ok(),
+            );
         }
         for (real, effective) in [(some, None), (None, some), (some, some)] {
-            tried(format!("setregid({real:?}, {effective:?})"), kernel::raw_setregid(real, effective).is_ok());
+            tried(
+                format!("setregid({real:?}, {effective:?})"),
+                kernel::raw_setregid(real, effective).is_ok(),
+            );
         }
         tried(format!("setgid({id})"), kernel::raw_setgid(id).is_ok());
         tried(format!("setfsgid({id})"), kernel::raw_setfsgid(id));
-        tried(format!("setgroups([{id}])"), kernel::raw_setgroups(&[id]).is_ok());
+        tried(
+            format!("setgroups([{id}])"),
+            kernel::raw_setgroups(&[id]).is_ok(),
+        );
     }
     tried("setgroups([])".into(), kernel::raw_setgroups(&[]).is_ok());
     ways
@@ -72,8 +105,16 @@ fn by_calls(old: &[u32], before: &str) -> Vec<String> {
 
 fn try_capabilities(sets: Capabilities) {
     use rustix::thread::{CapabilitySet, CapabilitySets};
-    let [effective, permitted, inheritable] = [sets.effective, sets.permitted, sets.inheritable].map(CapabilitySet::from_bits_retain);
-    _ = rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted, inheritable });
+    let [effective, permitted, inheritable] =
+        [sets.effective, sets.permitted, sets.inheritable].map(CapabilitySet::from_bits_retain);
+    _ = rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective,
+            permitted,
+            inheritable,
+        },
+    );
 }
 
 /// Whether an old id can be mapped, and so had, in a new user namespace.
@@ -83,7 +124,8 @@ fn maps_old_id(old: &[u32]) -> bool {
         return false;
     }
     _ = std::fs::write("/proc/self/setgroups", "deny");
-    old.iter().any(|id| std::fs::write("/proc/self/gid_map", format!("{id} {id} 1")).is_ok())
+    old.iter()
+        .any(|id| std::fs::write("/proc/self/gid_map", format!("{id} {id} 1")).is_ok())
 }
 
 /// Threads that live through a drop, and then attack too.
@@ -106,7 +148,11 @@ impl Siblings {
                     answer.send(on_this_thread(&old)).expect("somebody listens");
                 }
             });
-            Sibling { ask, answers, _thread: thread }
+            Sibling {
+                ask,
+                answers,
+                _thread: thread,
+            }
         });
         Siblings(threads.collect())
     }

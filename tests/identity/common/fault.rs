@@ -66,7 +66,9 @@ impl Window {
     pub fn during<T>(&self, f: impl FnOnce() -> T) -> T {
         // Left open: the supervisor takes its copy when it comes to it.
         let listener = listen(self.call).into_raw_fd();
-        (&self.supervisor).write_all(&listener.to_ne_bytes()).expect("the supervisor");
+        (&self.supervisor)
+            .write_all(&listener.to_ne_bytes())
+            .expect("the supervisor");
         let value = f();
         (&self.supervisor).write_all(OVER).expect("the supervisor");
         value
@@ -89,7 +91,9 @@ pub fn supervise(call: Call, fault: Option<Fault>, body: impl FnOnce(&Window) ->
             let window = Window { call, supervisor };
             let verdict = catch_unwind(AssertUnwindSafe(|| body(&window)));
             if let Ok(verdict) = &verdict {
-                (&window.supervisor).write_all(verdict.as_bytes()).expect("the supervisor");
+                (&window.supervisor)
+                    .write_all(verdict.as_bytes())
+                    .expect("the supervisor");
             }
             // Not exit(3), which would undo guards that the body has leaked on purpose.
             // SAFETY: a number.
@@ -99,7 +103,13 @@ pub fn supervise(call: Call, fault: Option<Fault>, body: impl FnOnce(&Window) ->
     };
     drop((supervisor, stderr));
 
-    let mut supervisor = Supervisor { child, fault, control, calls: 0, faults: 0 };
+    let mut supervisor = Supervisor {
+        child,
+        fault,
+        control,
+        calls: 0,
+        faults: 0,
+    };
     supervisor.serve();
     let status = supervisor.wait();
     let mut said = String::new();
@@ -108,7 +118,16 @@ pub fn supervise(call: Call, fault: Option<Fault>, body: impl FnOnce(&Window) ->
     let mut stderr = String::new();
     _ = errors.read_to_string(&mut stderr);
     let Supervisor { calls, faults, .. } = supervisor;
-    Ended { calls, faults, status, verdict: said.strip_prefix('!').map(str::to_owned).filter(|said| !said.is_empty()), stderr }
+    Ended {
+        calls,
+        faults,
+        status,
+        verdict: said
+            .strip_prefix('!')
+            .map(str::to_owned)
+            .filter(|said| !said.is_empty()),
+        stderr,
+    }
 }
 
 struct Supervisor {
@@ -124,15 +143,25 @@ impl Supervisor {
     fn serve(&mut self) {
         let deadline = Instant::now() + LONGEST;
         let mut listener = [0; size_of::<RawFd>()];
-        self.control.set_read_timeout(Some(LONGEST)).expect("a time limit");
+        self.control
+            .set_read_timeout(Some(LONGEST))
+            .expect("a time limit");
         if self.control.read_exact(&mut listener).is_err() {
             return self.kill();
         }
-        let Some(listener) = self.take(RawFd::from_ne_bytes(listener)) else { return self.kill() };
+        let Some(listener) = self.take(RawFd::from_ne_bytes(listener)) else {
+            return self.kill();
+        };
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             // Of the control socket only its end is of interest.
-            let mut ready = [PollFd::new(&listener, PollFlags::IN), PollFd::new(&self.control, PollFlags::empty())];
-            let left = Timespec { tv_sec: left.as_secs().try_into().expect("seconds"), tv_nsec: 1 };
+            let mut ready = [
+                PollFd::new(&listener, PollFlags::IN),
+                PollFd::new(&self.control, PollFlags::empty()),
+            ];
+            let left = Timespec {
+                tv_sec: left.as_secs().try_into().expect("seconds"),
+                tv_nsec: 1,
+            };
             poll(&mut ready, Some(&left)).expect("poll");
             let [asked, ended] = ready.map(|fd| fd.revents());
             if asked.contains(PollFlags::IN) {
@@ -145,10 +174,19 @@ impl Supervisor {
     }
 
     fn answer(&mut self, listener: &OwnedFd) {
-        let Some(asked) = receive(listener) else { return };
+        let Some(asked) = receive(listener) else {
+            return;
+        };
         let over = self.is_over();
-        let fault = self.fault.filter(|fault| !over && (self.calls + 1 == fault.nth || fault.and_later && self.calls + 1 > fault.nth));
-        let mut answer = libc::seccomp_notif_resp { id: asked.id, val: 0, error: 0, flags: 0 };
+        let fault = self.fault.filter(|fault| {
+            !over && (self.calls + 1 == fault.nth || fault.and_later && self.calls + 1 > fault.nth)
+        });
+        let mut answer = libc::seccomp_notif_resp {
+            id: asked.id,
+            val: 0,
+            error: 0,
+            flags: 0,
+        };
         match fault.map(|fault| fault.answer) {
             Some(Answer::Errno(errno)) => answer.error = -errno,
             Some(Answer::SuccessWithoutDoing) => {}
@@ -165,8 +203,12 @@ impl Supervisor {
     /// Whether the child has said so: before it made the call that is being answered.
     fn is_over(&self) -> bool {
         let mut ready = [PollFd::new(&self.control, PollFlags::IN)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut ready, Some(&at_once)).expect("poll") != 0 && ready[0].revents().contains(PollFlags::IN)
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut ready, Some(&at_once)).expect("poll") != 0
+            && ready[0].revents().contains(PollFlags::IN)
     }
 
     /// The child's descriptor, as one of this process.
@@ -185,7 +227,10 @@ impl Supervisor {
     fn wait(&self) -> ExitStatus {
         let mut status = 0;
         // SAFETY: a valid pointer.
-        assert_eq!(unsafe { libc::waitpid(self.child, &raw mut status, 0) }, self.child);
+        assert_eq!(
+            unsafe { libc::waitpid(self.child, &raw mut status, 0) },
+            self.child
+        );
         ExitStatus::from_raw(status)
     }
 }
@@ -195,13 +240,25 @@ fn receive(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
     // SAFETY: numbers only; the kernel wants it zeroed.
     let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: a valid pointer to what this request reads into.
-    let received = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
+    let received = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_RECV,
+            &raw mut asked,
+        )
+    };
     (received == 0).then_some(asked)
 }
 
 fn send(listener: &OwnedFd, mut answer: libc::seccomp_notif_resp) -> bool {
     // SAFETY: a valid pointer to what this request takes.
-    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) == 0 }
+    unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_SEND,
+            &raw mut answer,
+        ) == 0
+    }
 }
 
 /// From now on, before the kernel makes a call of this kind for any thread, `f` runs, on a thread that may make none itself.
@@ -210,7 +267,15 @@ pub fn before_each(call: Call, mut f: impl FnMut() + Send + 'static) {
     std::thread::spawn(move || {
         while let Some(libc::seccomp_notif { id, .. }) = receive(&listener) {
             f();
-            send(&listener, libc::seccomp_notif_resp { id, val: 0, error: 0, flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32 });
+            send(
+                &listener,
+                libc::seccomp_notif_resp {
+                    id,
+                    val: 0,
+                    error: 0,
+                    flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
+                },
+            );
         }
     });
 }
@@ -237,12 +302,26 @@ fn listen(call: Call) -> OwnedFd {
         step(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0),
         step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER
+        | libc::SECCOMP_FILTER_FLAG_TSYNC
+        | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
     // SAFETY: the program lives longer than the call, which copies it; what is returned is a new descriptor.
     unsafe {
-        let listener = libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program);
-        assert!(listener >= 0, "seccomp: {}", std::io::Error::last_os_error());
+        let listener = libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        );
+        assert!(
+            listener >= 0,
+            "seccomp: {}",
+            std::io::Error::last_os_error()
+        );
         OwnedFd::from_raw_fd(listener as RawFd)
     }
 }

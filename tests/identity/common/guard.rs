@@ -1,6 +1,8 @@
 //! A guard of either scope, for tests that choose at run time.
 
-use privilege_guard::{RestoreError, Error, Gid, GroupChange, GroupGuard, GroupIds, Process, Thread};
+use privilege_guard::{
+    Error, Gid, GroupChange, GroupGuard, GroupIds, Process, RestoreError, Thread,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -64,10 +66,16 @@ impl Guard {
 }
 
 /// The change to what is named; nothing is, where all are `None`.
-pub fn change(real: Option<u32>, effective: Option<u32>, supplementary: Option<&[u32]>) -> GroupChange {
+pub fn change(
+    real: Option<u32>,
+    effective: Option<u32>,
+    supplementary: Option<&[u32]>,
+) -> GroupChange {
     let change = real.into_iter().fold(GroupChange::new(), GroupChange::real);
     let change = effective.into_iter().fold(change, GroupChange::effective);
-    supplementary.into_iter().fold(change, |change, groups| change.supplementary(groups.iter().copied()))
+    supplementary.into_iter().fold(change, |change, groups| {
+        change.supplementary(groups.iter().copied())
+    })
 }
 
 /// The library's ids as the kernel's numbers.

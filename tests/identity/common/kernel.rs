@@ -54,7 +54,9 @@ pub struct Watched {
 impl Watched {
     /// The calling thread.
     pub fn this_thread() -> Self {
-        Watched { status: std::fs::File::open("/proc/thread-self/status").expect("status") }
+        Watched {
+            status: std::fs::File::open("/proc/thread-self/status").expect("status"),
+        }
     }
 
     pub fn identity(&self) -> Identity {
@@ -67,10 +69,18 @@ impl Watched {
 
 fn identity_from(status: &str) -> Identity {
     let numbers = |field: &str| -> Vec<u32> {
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field of status");
-        line.split_whitespace().map(|number| number.parse().expect("a number")).collect()
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .expect("a field of status");
+        line.split_whitespace()
+            .map(|number| number.parse().expect("a number"))
+            .collect()
     };
-    Identity { ids: numbers("Gid:").try_into().expect("four ids"), groups: numbers("Groups:") }
+    Identity {
+        ids: numbers("Gid:").try_into().expect("four ids"),
+        groups: numbers("Groups:"),
+    }
 }
 
 /// Whether the kernel made this thread for an io_uring (`PF_IO_WORKER`, include/linux/sched.h; the flags of `stat`).
@@ -80,7 +90,12 @@ pub fn is_io_worker(thread: i32) -> bool {
     let stat = String::from_utf8_lossy(&stat);
     // The name before it may hold anything, also parentheses.
     let (_, fields) = stat.rsplit_once(") ").expect("a name");
-    let flags: u32 = fields.split(' ').nth(6).expect("flags").parse().expect("a number");
+    let flags: u32 = fields
+        .split(' ')
+        .nth(6)
+        .expect("flags")
+        .parse()
+        .expect("a number");
     flags & PF_IO_WORKER != 0
 }
 
@@ -115,8 +130,16 @@ fn arg(id: Option<u32>) -> libc::c_long {
 }
 
 /// The raw calls, on the calling thread only; the error is the errno.
-pub fn raw_setresgid(real: Option<u32>, effective: Option<u32>, saved: Option<u32>) -> Result<(), i32> {
-    call(calls::SYS_setresgid, [arg(real), arg(effective), arg(saved)]).map(drop)
+pub fn raw_setresgid(
+    real: Option<u32>,
+    effective: Option<u32>,
+    saved: Option<u32>,
+) -> Result<(), i32> {
+    call(
+        calls::SYS_setresgid,
+        [arg(real), arg(effective), arg(saved)],
+    )
+    .map(drop)
 }
 
 pub fn raw_setregid(real: Option<u32>, effective: Option<u32>) -> Result<(), i32> {
@@ -127,8 +150,16 @@ pub fn raw_setgid(gid: u32) -> Result<(), i32> {
     call(calls::SYS_setgid, [arg(Some(gid)), 0, 0]).map(drop)
 }
 
-pub fn raw_setresuid(real: Option<u32>, effective: Option<u32>, saved: Option<u32>) -> Result<(), i32> {
-    call(calls::SYS_setresuid, [arg(real), arg(effective), arg(saved)]).map(drop)
+pub fn raw_setresuid(
+    real: Option<u32>,
+    effective: Option<u32>,
+    saved: Option<u32>,
+) -> Result<(), i32> {
+    call(
+        calls::SYS_setresuid,
+        [arg(real), arg(effective), arg(saved)],
+    )
+    .map(drop)
 }
 
 /// Whether it took effect; the call itself does not say.
@@ -173,7 +204,10 @@ pub struct State {
 
 /// The calling thread's.
 pub fn state() -> State {
-    State { identity: identity(), death_signal: death_signal() }
+    State {
+        identity: identity(),
+        death_signal: death_signal(),
+    }
 }
 
 /// All that a refused change must leave alone, of one thread.
@@ -204,23 +238,40 @@ impl Privileges {
 /// Every thread of this process, the main one first.
 pub fn all_threads() -> Vec<ThreadState> {
     let tasks = std::fs::read_dir("/proc/self/task").expect("/proc");
-    let name = |task: std::io::Result<std::fs::DirEntry>| task.expect("an entry").file_name().into_string().expect("a number");
-    let mut threads: Vec<i32> = tasks.map(|task| name(task).parse().expect("a thread id")).collect();
+    let name = |task: std::io::Result<std::fs::DirEntry>| {
+        task.expect("an entry")
+            .file_name()
+            .into_string()
+            .expect("a number")
+    };
+    let mut threads: Vec<i32> = tasks
+        .map(|task| name(task).parse().expect("a thread id"))
+        .collect();
     threads.sort_unstable_by_key(|&thread| (thread.unsigned_abs() != std::process::id(), thread));
-    let state = |thread| ThreadState { thread, identity: identity_of(thread), privileges: privileges_of(thread) };
+    let state = |thread| ThreadState {
+        thread,
+        identity: identity_of(thread),
+        privileges: privileges_of(thread),
+    };
     threads.into_iter().map(state).collect()
 }
 
 fn privileges_of(thread: i32) -> Privileges {
     let status = read_to_string(format!("/proc/self/task/{thread}/status")).expect("status");
     let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
         line.unwrap_or_else(|| panic!("no {name} in status"))
     };
-    let users: Vec<u32> = field("Uid").split_whitespace().map(|user| user.parse().expect("a number")).collect();
+    let users: Vec<u32> = field("Uid")
+        .split_whitespace()
+        .map(|user| user.parse().expect("a number"))
+        .collect();
     Privileges {
         users: users.try_into().expect("four ids"),
-        capabilities: ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| u64::from_str_radix(field(set), 16).expect("a mask")),
+        capabilities: ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
+            .map(|set| u64::from_str_radix(field(set), 16).expect("a mask")),
         no_new_privs: field("NoNewPrivs") == "1",
     }
 }
@@ -228,7 +279,10 @@ fn privileges_of(thread: i32) -> Privileges {
 pub fn death_signal() -> i32 {
     let mut signal = 0i32;
     // SAFETY: a valid pointer.
-    assert_eq!(unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) }, 0);
+    assert_eq!(
+        unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) },
+        0
+    );
     signal
 }
 
@@ -247,17 +301,31 @@ pub struct Capabilities {
 /// Of the calling thread.
 pub fn capabilities() -> Capabilities {
     let sets = rustix::thread::capabilities(None).expect("capget");
-    Capabilities { effective: sets.effective.bits(), permitted: sets.permitted.bits(), inheritable: sets.inheritable.bits() }
+    Capabilities {
+        effective: sets.effective.bits(),
+        permitted: sets.permitted.bits(),
+        inheritable: sets.inheritable.bits(),
+    }
 }
 
 /// CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN, CAP_SETFCAP.
-pub const ROOT_CAPABILITIES: u64 = 1 | 1 << 1 | 1 << 3 | CAP_SETGID | CAP_SETUID | CAP_SETPCAP | 1 << 21 | 1 << 31;
+pub const ROOT_CAPABILITIES: u64 =
+    1 | 1 << 1 | 1 << 3 | CAP_SETGID | CAP_SETUID | CAP_SETPCAP | 1 << 21 | 1 << 31;
 
 /// Of the calling thread.
 pub fn set_capabilities(sets: Capabilities) {
     use rustix::thread::{CapabilitySet, CapabilitySets};
-    let [effective, permitted, inheritable] = [sets.effective, sets.permitted, sets.inheritable].map(CapabilitySet::from_bits_retain);
-    rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted, inheritable }).expect("capset");
+    let [effective, permitted, inheritable] =
+        [sets.effective, sets.permitted, sets.inheritable].map(CapabilitySet::from_bits_retain);
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective,
+            permitted,
+            inheritable,
+        },
+    )
+    .expect("capset");
 }
 
 /// Takes capabilities (a mask) from the calling thread's permitted and effective sets.
@@ -273,13 +341,19 @@ pub fn give_up_capabilities(mask: u64) {
 /// Takes capabilities (a mask) from the calling thread's effective set only: held, but not in use.
 pub fn lower_capabilities(mask: u64) {
     let sets = capabilities();
-    set_capabilities(Capabilities { effective: sets.effective & !mask, ..sets });
+    set_capabilities(Capabilities {
+        effective: sets.effective & !mask,
+        ..sets
+    });
 }
 
 /// Puts capabilities (a mask) of the permitted set into the effective one.
 pub fn raise_capabilities(mask: u64) {
     let sets = capabilities();
-    set_capabilities(Capabilities { effective: sets.effective | sets.permitted & mask, ..sets });
+    set_capabilities(Capabilities {
+        effective: sets.effective | sets.permitted & mask,
+        ..sets
+    });
 }
 
 /// `PR_SET_KEEPCAPS`, of the calling thread: leaving user 0 leaves it its permitted capabilities.
@@ -291,14 +365,21 @@ pub fn keep_capabilities() {
 /// `PR_SET_NO_NEW_PRIVS`, of the calling thread.
 pub fn set_no_new_privs() {
     // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    assert_eq!(
+        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
+        0
+    );
 }
 
 /// Makes the calling thread user 1234's, with these capabilities (a mask) and no others; the groups stay. Needs root.
 pub fn become_user_with(capabilities: u64) {
     keep_capabilities();
     raw_setresuid(Some(1234), Some(1234), Some(1234)).expect("setresuid");
-    set_capabilities(Capabilities { effective: capabilities, permitted: capabilities, inheritable: 0 });
+    set_capabilities(Capabilities {
+        effective: capabilities,
+        permitted: capabilities,
+        inheritable: 0,
+    });
 }
 
 /// Makes the calling thread an ordinary user's, with no capability: all user ids, all group ids, no supplementary groups. Needs root.
@@ -321,7 +402,10 @@ pub fn is_mapped(gid: u32) -> bool {
 pub fn are_mapped(mut gids: std::ops::Range<u32>) -> bool {
     let map = read_to_string("/proc/self/gid_map").expect("gid_map");
     let ranges = map.lines().map(|line| {
-        let numbers: Vec<u64> = line.split_whitespace().map(|number| number.parse().expect("a number")).collect();
+        let numbers: Vec<u64> = line
+            .split_whitespace()
+            .map(|number| number.parse().expect("a number"))
+            .collect();
         numbers[0]..numbers[0] + numbers[2]
     });
     let ranges: Vec<_> = ranges.collect();
@@ -335,7 +419,11 @@ pub fn setgroups_denied() -> bool {
 /// The group of a file that the calling thread makes now, in a folder that all may write to.
 pub fn group_of_new_file() -> u32 {
     use std::os::unix::fs::MetadataExt;
-    let path = std::env::temp_dir().join(format!("privilege-guard-{}-{}", std::process::id(), gettid()));
+    let path = std::env::temp_dir().join(format!(
+        "privilege-guard-{}-{}",
+        std::process::id(),
+        gettid()
+    ));
     let file = std::fs::File::create(&path).expect("a new file");
     let group = file.metadata().expect("its metadata").gid();
     std::fs::remove_file(path).expect("removed");
@@ -378,7 +466,10 @@ fn kill_if_it_hangs(child: i32) {
     use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
     let child = Pid::from_raw(child).expect("a process");
     let process = pidfd_open(child, PidfdFlags::empty()).expect("pidfd_open");
-    let longest = Timespec { tv_sec: 20, tv_nsec: 0 };
+    let longest = Timespec {
+        tv_sec: 20,
+        tv_nsec: 0,
+    };
     if poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&longest)).expect("poll") == 0 {
         kill_process(child, Signal::KILL).expect("kill");
     }
@@ -387,14 +478,28 @@ fn kill_if_it_hangs(child: i32) {
 /// What is mounted from now on, this process alone sees, and what it starts. Needs root.
 pub fn own_mounts() {
     // SAFETY: a flag only.
-    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(
+        unsafe { libc::unshare(libc::CLONE_NEWNS) },
+        0,
+        "{}",
+        std::io::Error::last_os_error()
+    );
     mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE);
 }
 
 pub fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) {
-    let [source, target, kind] = [source, target, kind].map(|text| CString::new(text).expect("no zero byte"));
+    let [source, target, kind] =
+        [source, target, kind].map(|text| CString::new(text).expect("no zero byte"));
     // SAFETY: valid C strings.
-    let result = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) };
+    let result = unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            std::ptr::null(),
+        )
+    };
     assert_eq!(result, 0, "mount: {}", std::io::Error::last_os_error());
 }
 
@@ -406,10 +511,20 @@ pub fn hide(folder: &str) {
 
 /// Gives a file capabilities (a mask), permitted and effective, as `setcap` does (`struct vfs_cap_data`, revision 2). Needs root.
 pub fn give_file_capabilities(file: &Path, mask: u64) {
-    let data = [0x0200_0001, mask as u32, 0, (mask >> 32) as u32, 0].map(u32::to_le_bytes).concat();
+    let data = [0x0200_0001, mask as u32, 0, (mask >> 32) as u32, 0]
+        .map(u32::to_le_bytes)
+        .concat();
     let file = CString::new(file.as_os_str().as_encoded_bytes()).expect("a path");
     // SAFETY: valid C strings, and a pointer with its length.
-    let result = unsafe { libc::setxattr(file.as_ptr(), c"security.capability".as_ptr(), data.as_ptr().cast(), data.len(), 0) };
+    let result = unsafe {
+        libc::setxattr(
+            file.as_ptr(),
+            c"security.capability".as_ptr(),
+            data.as_ptr().cast(),
+            data.len(),
+            0,
+        )
+    };
     assert_eq!(result, 0, "setxattr: {}", std::io::Error::last_os_error());
 }
 
@@ -418,13 +533,19 @@ pub fn answer_of_child(f: impl FnOnce() -> String) -> Result<String, ExitStatus>
     use std::io::{Read, Seek, Write};
     let mut answer = tempfile::tempfile().expect("a temporary file");
     let status = in_child(|| {
-        (&answer).write_all(f().as_bytes()).expect("a temporary file");
+        (&answer)
+            .write_all(f().as_bytes())
+            .expect("a temporary file");
         0
     });
     let mut text = String::new();
     answer.rewind().expect("a temporary file");
     answer.read_to_string(&mut text).expect("a temporary file");
-    if status.success() { Ok(text) } else { Err(status) }
+    if status.success() {
+        Ok(text)
+    } else {
+        Err(status)
+    }
 }
 
 /// Runs `f` in a forked child, where a panic fails the case.
@@ -450,16 +571,24 @@ pub struct Namespace<'a> {
 pub const ALL_IDS: &str = "0 0 4294967295";
 
 /// As an ordinary user makes it, over subordinate ids.
-pub const SUBORDINATE: Namespace =
-    Namespace { ids: [100_000; 4], groups: &[100_004], uid_map: "0 100000 10000", gid_map: "0 100000 10000", denies_setgroups: false };
+pub const SUBORDINATE: Namespace = Namespace {
+    ids: [100_000; 4],
+    groups: &[100_004],
+    uid_map: "0 100000 10000",
+    gid_map: "0 100000 10000",
+    denies_setgroups: false,
+};
 
 /// Runs `f` in a forked child in this namespace, as user 0 with every capability there; a panic fails the case. Needs root.
 pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
     use std::io::{Read, Write};
     if let Some(error) = why_no_user_namespace() {
-        super::ignore(&format!("needs a user namespace, and none can be made here: {error}"));
+        super::ignore(&format!(
+            "needs a user namespace, and none can be made here: {error}"
+        ));
     }
-    let (mut inside, mut outside) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+    let (mut inside, mut outside) =
+        std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
     let mapper = fork(|| {
         let mut child = [0; 4];
         outside.read_exact(&mut child).expect("the child's id");
@@ -467,7 +596,14 @@ pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
             let path = format!("/proc/{}/{file}", u32::from_ne_bytes(child));
             std::fs::write(&path, text).expect(&path);
         };
-        write("setgroups", if namespace.denies_setgroups { "deny" } else { "allow" });
+        write(
+            "setgroups",
+            if namespace.denies_setgroups {
+                "deny"
+            } else {
+                "allow"
+            },
+        );
         write("uid_map", namespace.uid_map);
         write("gid_map", namespace.gid_map);
         outside.write_all(&[0]).expect("a socket");
@@ -476,7 +612,9 @@ pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
     passes_in_child(|| {
         start_from(namespace.ids, namespace.groups);
         enter_user_namespace();
-        inside.write_all(&std::process::id().to_ne_bytes()).expect("a socket");
+        inside
+            .write_all(&std::process::id().to_ne_bytes())
+            .expect("a socket");
         inside.read_exact(&mut [0]).expect("the maps");
         raw_setresuid(Some(0), Some(0), Some(0)).expect("user 0");
         f();
@@ -487,7 +625,12 @@ pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
 /// A new one, without maps. Of a process with one thread only.
 pub fn enter_user_namespace() {
     // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(
+        unsafe { libc::unshare(libc::CLONE_NEWUSER) },
+        0,
+        "{}",
+        std::io::Error::last_os_error()
+    );
 }
 
 /// Why this process can make none, if it cannot. Also for a process of several threads.

@@ -78,7 +78,10 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
         // Children of the case are not to run it again.
         // SAFETY: there is no other thread yet.
         unsafe { std::env::remove_var(CASE) };
-        let case = cases.iter().find(|case| case.name() == name).expect("a case of this name");
+        let case = cases
+            .iter()
+            .find(|case| case.name() == name)
+            .expect("a case of this name");
         RUNNING.set(case.name()).expect("one case");
         (case.run)();
         return ExitCode::SUCCESS;
@@ -113,7 +116,9 @@ fn declared_as_is() -> Result<(), String> {
         Environment::Userns => "userns",
     };
     match std::env::var("PRIVILEGE_GUARD_TESTS") {
-        Ok(declared) if declared != is => Err(format!("PRIVILEGE_GUARD_TESTS={declared} declares what is not so: this run is {is}")),
+        Ok(declared) if declared != is => Err(format!(
+            "PRIVILEGE_GUARD_TESTS={declared} declares what is not so: this run is {is}"
+        )),
         _ => Ok(()),
     }
 }
@@ -121,12 +126,19 @@ fn declared_as_is() -> Result<(), String> {
 /// Runs the case in a process of its own. What it prints is shown where it fails; lines that begin with `= ` always.
 fn run_alone(case: &Case) -> Result<Completion, Failed> {
     let name = case.name();
-    let longest = if case.needs == Needs::Long { LONGEST_OF_LONG } else { LONGEST };
+    let longest = if case.needs == Needs::Long {
+        LONGEST_OF_LONG
+    } else {
+        LONGEST
+    };
     let failed = |error: std::io::Error| Failed::from(error.to_string());
     let output = tempfile::tempfile().map_err(failed)?;
     let copy = || output.try_clone().map(Stdio::from).map_err(failed);
     // What a case cannot remove, because it has given up the privilege or has aborted, goes with this directory.
-    let folder = tempfile::Builder::new().prefix("privilege-guard-").tempdir().map_err(failed)?;
+    let folder = tempfile::Builder::new()
+        .prefix("privilege-guard-")
+        .tempdir()
+        .map_err(failed)?;
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o1777)).map_err(failed)?;
     let child = Command::new(std::env::current_exe().map_err(failed)?)
         .env(CASE, name)
@@ -139,7 +151,9 @@ fn run_alone(case: &Case) -> Result<Completion, Failed> {
     let mut child = match child {
         Ok(child) => child,
         Err(error) => {
-            return too_few_processes(&error.to_string()).map_or(Err(failed(error)), |reason| Ok(Completion::ignored_with(reason)));
+            return too_few_processes(&error.to_string()).map_or(Err(failed(error)), |reason| {
+                Ok(Completion::ignored_with(reason))
+            });
         }
     };
     let started = Instant::now();
@@ -154,14 +168,18 @@ fn run_alone(case: &Case) -> Result<Completion, Failed> {
             None => std::thread::sleep(Duration::from_millis(2)),
         }
     };
-    folder.close().map_err(|error| format!("left behind by the case: {error}"))?;
+    folder
+        .close()
+        .map_err(|error| format!("left behind by the case: {error}"))?;
     let printed = read_all(output);
     for line in printed.lines().filter(|line| line.starts_with("= ")) {
         println!("{name}: {}", &line[2..]);
     }
     match status.as_str() {
         "exit status: 0" => Ok(Completion::Completed),
-        status if status == format!("exit status: {IGNORED}") => Ok(Completion::ignored_with(printed.lines().last().unwrap_or_default())),
+        status if status == format!("exit status: {IGNORED}") => Ok(Completion::ignored_with(
+            printed.lines().last().unwrap_or_default(),
+        )),
         _ => match too_few_processes(&printed) {
             Some(reason) => Ok(Completion::ignored_with(reason)),
             None => Err(format!("{status}\n{printed}").into()),
@@ -173,9 +191,14 @@ fn run_alone(case: &Case) -> Result<Completion, Failed> {
 fn too_few_processes(printed: &str) -> Option<String> {
     /// Fewer than any system allows by default.
     const LOW: u64 = 1000;
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nproc).current.filter(|&limit| limit < LOW)?;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nproc)
+        .current
+        .filter(|&limit| limit < LOW)?;
     let line = printed.lines().find(|line| line.contains(NO_PROCESS))?;
-    Some(format!("this user may have {limit} processes and threads, and the case needs another one: {}", line.trim()))
+    Some(format!(
+        "this user may have {limit} processes and threads, and the case needs another one: {}",
+        line.trim()
+    ))
 }
 
 /// EAGAIN, as an error of std shows it.

@@ -27,10 +27,18 @@ fn in_role(role: &str) -> Command {
 /// Plays the role that this process was started for, if any, and exits.
 pub fn run_if_asked() {
     super::attack::run_if_child();
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
     let done = match role.as_str() {
-        "copies" => copy(&mut unbuffered(std::io::stdin()), &mut unbuffered(std::io::stdout())),
-        "shows_status" => copy(&mut File::open("/proc/self/status").expect("status"), &mut std::io::stdout()),
+        "copies" => copy(
+            &mut unbuffered(std::io::stdin()),
+            &mut unbuffered(std::io::stdout()),
+        ),
+        "shows_status" => copy(
+            &mut File::open("/proc/self/status").expect("status"),
+            &mut std::io::stdout(),
+        ),
         _ => panic!("no program of this binary: {role}"),
     };
     done.expect("a copy");
@@ -39,5 +47,9 @@ pub fn run_if_asked() {
 
 /// std's stdout keeps what is not a whole line.
 fn unbuffered(stream: impl AsFd) -> File {
-    stream.as_fd().try_clone_to_owned().expect("another descriptor").into()
+    stream
+        .as_fd()
+        .try_clone_to_owned()
+        .expect("another descriptor")
+        .into()
 }

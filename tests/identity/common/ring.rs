@@ -85,15 +85,40 @@ impl Ring {
 
     fn with_flags(flags: u32) -> Self {
         let mut params = [0; WORDS_OF_PARAMS];
-        let ring = set_up(flags, &mut params).unwrap_or_else(|error| super::ignore(&format!("needs an io_uring: {error}")));
+        let ring = set_up(flags, &mut params)
+            .unwrap_or_else(|error| super::ignore(&format!("needs an io_uring: {error}")));
         let map = |offset| {
-            let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
+            let (access, flags) = (
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+            );
             // SAFETY: a new mapping, never unmapped: of the rings (one mapping has both) and of the requests, neither longer than a page.
-            let mapping = unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, flags, ring.as_raw_fd(), offset) };
-            assert_ne!(mapping, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+            let mapping = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    4096,
+                    access,
+                    flags,
+                    ring.as_raw_fd(),
+                    offset,
+                )
+            };
+            assert_ne!(
+                mapping,
+                libc::MAP_FAILED,
+                "{}",
+                std::io::Error::last_os_error()
+            );
             mapping
         };
-        Ring { words: map(0).cast(), requests: map(OFF_SQES).cast(), ring, params, kept: Vec::new(), read: Box::new([0]) }
+        Ring {
+            words: map(0).cast(),
+            requests: map(OFF_SQES).cast(),
+            ring,
+            params,
+            kept: Vec::new(),
+            read: Box::new([0]),
+        }
     }
 
     /// A word of the rings, whose offset stands in this word of the params, and the nth after it.
@@ -107,7 +132,15 @@ impl Ring {
     /// Registers the calling thread's identity.
     pub fn register_personality(&self) -> Personality {
         // SAFETY: numbers only.
-        let id = unsafe { libc::syscall(libc::SYS_io_uring_register, self.ring.as_raw_fd(), REGISTER_PERSONALITY, 0, 0) };
+        let id = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.ring.as_raw_fd(),
+                REGISTER_PERSONALITY,
+                0,
+                0,
+            )
+        };
         assert!(id > 0, "{}", std::io::Error::last_os_error());
         Personality(id as u16)
     }
@@ -133,7 +166,16 @@ impl Ring {
             Waits::HandedOver => (LINKED_TO_THE_NEXT | ASYNC, 0),
             Waits::Drained => (0, DRAIN),
         };
-        self.queue([OP_READ | first | descriptor(pipe.as_raw_fd()), u64::MAX, buffer, 1, 0, 0, 0, 0]);
+        self.queue([
+            OP_READ | first | descriptor(pipe.as_raw_fd()),
+            u64::MAX,
+            buffer,
+            1,
+            0,
+            0,
+            0,
+            0,
+        ]);
         let Request(mut request) = self.open(path, Personality::NONE);
         request[0] |= second;
         self.queue(request);
@@ -152,7 +194,16 @@ impl Ring {
         let how = ((libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY) as u64) << 32 | 0o600;
         let (operation, pointer) = (OP_OPENAT | descriptor(libc::AT_FDCWD), path.as_ptr() as u64);
         self.kept.push(path);
-        Request([operation, 0, pointer, how, 0, u64::from(personality.0) << 16, 0, 0])
+        Request([
+            operation,
+            0,
+            pointer,
+            how,
+            0,
+            u64::from(personality.0) << 16,
+            0,
+            0,
+        ])
     }
 
     fn queue(&self, request: [u64; 8]) {
@@ -167,10 +218,28 @@ impl Ring {
 
     fn submit(&self, new: u32, wait_for: u32) {
         let none = std::ptr::null::<u8>();
-        let (ring, flags) = (self.ring.as_raw_fd(), ENTER_SQ_WAKEUP | if wait_for > 0 { ENTER_GETEVENTS } else { 0 });
+        let (ring, flags) = (
+            self.ring.as_raw_fd(),
+            ENTER_SQ_WAKEUP | if wait_for > 0 { ENTER_GETEVENTS } else { 0 },
+        );
         // SAFETY: the requests point to what this ring keeps.
-        let taken = unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, new, wait_for, flags, none, 0) };
-        assert_eq!(taken, new as libc::c_long, "{}", std::io::Error::last_os_error());
+        let taken = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                ring,
+                new,
+                wait_for,
+                flags,
+                none,
+                0,
+            )
+        };
+        assert_eq!(
+            taken,
+            new as libc::c_long,
+            "{}",
+            std::io::Error::last_os_error()
+        );
     }
 
     /// All that has ended has ended well.
@@ -182,7 +251,11 @@ impl Ring {
         for answer in first..tail {
             let answer = answer % self.params[1];
             let result = self.word(25, 4 * answer + 2).load(Ordering::Relaxed) as i32;
-            assert!(result >= 0, "{}", std::io::Error::from_raw_os_error(-result));
+            assert!(
+                result >= 0,
+                "{}",
+                std::io::Error::from_raw_os_error(-result)
+            );
         }
     }
 }

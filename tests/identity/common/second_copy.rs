@@ -15,22 +15,33 @@ pub fn build() -> PathBuf {
     if cfg!(target_feature = "crt-static") {
         ignore("a statically linked program loads no library");
     }
-    let Some(cargo) = std::env::var_os("CARGO") else { ignore("needs cargo, in CARGO: `cargo test` sets it") };
+    let Some(cargo) = std::env::var_os("CARGO") else {
+        ignore("needs cargo, in CARGO: `cargo test` sets it")
+    };
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("second_copy");
     if let Err(error) = write_package(project, &folder) {
-        ignore(&format!("needs the project and a target directory to write to: {error}"));
+        ignore(&format!(
+            "needs the project and a target directory to write to: {error}"
+        ));
     }
 
     let mut build = Command::new(cargo);
-    build.args(["build", "--offline", "--quiet", "--manifest-path"]).arg(folder.join("Cargo.toml"));
-    build.arg("--target-dir").arg(folder.join("target")).current_dir(&folder);
+    build
+        .args(["build", "--offline", "--quiet", "--manifest-path"])
+        .arg(folder.join("Cargo.toml"));
+    build
+        .arg("--target-dir")
+        .arg(folder.join("target"))
+        .current_dir(&folder);
     let mut built = folder.join("target");
     if let Some(target) = cross_target() {
         build.arg("--target").arg(&target);
         built.push(target);
     }
-    let output = build.output().unwrap_or_else(|error| ignore(&format!("needs cargo: {error}")));
+    let output = build
+        .output()
+        .unwrap_or_else(|error| ignore(&format!("needs cargo: {error}")));
     let said = String::from_utf8_lossy(&output.stderr);
     if said.contains(NO_SHARED_LIBRARIES) {
         ignore("needs a target with shared libraries");

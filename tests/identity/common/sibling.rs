@@ -26,7 +26,11 @@ impl Sibling {
             // Also where the sender is dropped.
             _ = ended.recv();
         });
-        Sibling { thread: told.recv().expect("a thread id"), end: Some(end), handle: Some(handle) }
+        Sibling {
+            thread: told.recv().expect("a thread id"),
+            end: Some(end),
+            handle: Some(handle),
+        }
     }
 
     pub fn thread(&self) -> i32 {

@@ -33,7 +33,9 @@ impl Visit for Told {
 impl Told {
     #[track_caller]
     pub fn field(&self, name: &str) -> &str {
-        self.fields.get(name).unwrap_or_else(|| panic!("{name} is not in {self:?}"))
+        self.fields
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is not in {self:?}"))
     }
 }
 
@@ -56,7 +58,10 @@ impl Subscriber for Recorder {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let is_ours = metadata.target().starts_with("privilege_guard");
         if is_ours {
-            ASKED.lock().expect("nobody panics there").push(kernel::identity());
+            ASKED
+                .lock()
+                .expect("nobody panics there")
+                .push(kernel::identity());
             (self.when_asked)();
         }
         is_ours
@@ -73,7 +78,12 @@ impl Subscriber for Recorder {
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
         let (target, level) = (metadata.target().to_owned(), *metadata.level());
-        let mut told = Told { target, level, fields: BTreeMap::new(), identity: kernel::identity() };
+        let mut told = Told {
+            target,
+            level,
+            fields: BTreeMap::new(),
+            identity: kernel::identity(),
+        };
         event.record(&mut told);
         TOLD.lock().expect("nobody panics there").push(told);
         (self.then)();
@@ -91,12 +101,18 @@ pub fn listen() {
 
 /// The same, and on each event does this.
 pub fn listen_and(then: fn()) {
-    be_subscriber(Recorder { then, when_asked: || () });
+    be_subscriber(Recorder {
+        then,
+        when_asked: || (),
+    });
 }
 
 /// The same, and does this when it is asked whether it would be told.
 pub fn listen_and_when_asked(when_asked: fn()) {
-    be_subscriber(Recorder { then: || (), when_asked });
+    be_subscriber(Recorder {
+        then: || (),
+        when_asked,
+    });
 }
 
 fn be_subscriber(recorder: Recorder) {
