@@ -265,8 +265,8 @@ fn cap_setgid_is_held_by_any_of_three_sets() {
     let gave_up = Other::start("gave up", || kernel::give_up_capabilities(u64::MAX));
     let ambient = Other::start("ambient", move || {
         with(true, true, true);
-        // SAFETY: numbers only.
         assert_eq!(
+            // SAFETY: numbers only.
             unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 6, 0, 0) },
             0
         );

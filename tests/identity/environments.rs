@@ -71,8 +71,8 @@ fn no_new_privs() {
 
 fn bounding_set_without_setgid() {
     kernel::start_from([0; 4], &[]);
-    // SAFETY: numbers only.
     assert_eq!(
+        // SAFETY: numbers only.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SETGID.trailing_zeros(), 0, 0, 0) },
         0
     );

@@ -366,8 +366,8 @@ fn a_full_signal_queue_leaves_threads_out() {
             rlim_cur: 0,
             rlim_max: 0,
         };
-        // SAFETY: a valid pointer.
         assert_eq!(
+            // SAFETY: a valid pointer.
             unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) },
             0
         );
@@ -466,8 +466,8 @@ extern "C" fn takes_its_time(_: *mut libc::c_void) -> i32 {
 fn blocks_every_signal_for_a_while() {
     let change = |how: i32| {
         let (all, none) = (u64::MAX, std::ptr::null_mut::<u64>());
-        // SAFETY: a valid pointer, and the size of what it points to.
         assert_eq!(
+            // SAFETY: a valid pointer, and the size of what it points to.
             unsafe {
                 libc::syscall(
                     libc::SYS_rt_sigprocmask,
@@ -906,9 +906,9 @@ fn a_parent_that_dies_during_a_change_is_not_reported() {
 }
 
 fn a_child_that_is_process_1_too_gets_the_death_signal() {
-    // SAFETY: a flag only.
     let new_processes = || {
         assert_eq!(
+            // SAFETY: a flag only.
             unsafe { libc::unshare(libc::CLONE_NEWPID) },
             0,
             "{}",

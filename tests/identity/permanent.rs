@@ -159,8 +159,8 @@ fn with_keep_caps() {
 
 fn no_setuid_fixup() {
     const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
-    // SAFETY: numbers only.
     assert_eq!(
+        // SAFETY: numbers only.
         unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) },
         0
     );
@@ -184,8 +184,8 @@ fn inherit_setgid() {
 fn with_inheritable_and_ambient_capability() {
     start();
     inherit_setgid();
-    // SAFETY: numbers only.
     assert_eq!(
+        // SAFETY: numbers only.
         unsafe {
             libc::prctl(
                 libc::PR_CAP_AMBIENT,

@@ -248,8 +248,8 @@ fn seen(ids: Ids, groups: &[u32]) -> Seen {
     let queue = new_queue(0o440);
     let mut about = about_queue(queue).unwrap();
     about.msg_perm.gid = 1004;
-    // SAFETY: a number, and a valid pointer.
     assert_eq!(
+        // SAFETY: a number, and a valid pointer.
         unsafe { libc::msgctl(queue, libc::IPC_SET, &raw mut about) },
         0
     );

@@ -623,8 +623,8 @@ fn terminal() -> [OwnedFd; 2] {
 }
 
 fn set_nonblocking(end: &OwnedFd, nonblocking: bool) {
-    // SAFETY: numbers only.
     assert_eq!(
+        // SAFETY: numbers only.
         unsafe {
             libc::fcntl(
                 end.as_raw_fd(),

@@ -62,8 +62,8 @@ fn enter(profile: Profile, securebits: libc::c_ulong, ids: [u32; 4]) {
         permitted,
         inheritable,
     };
-    // SAFETY: numbers only.
     assert_eq!(
+        // SAFETY: numbers only.
         unsafe { libc::prctl(libc::PR_SET_SECUREBITS, securebits) },
         0
     );
@@ -73,8 +73,8 @@ fn enter(profile: Profile, securebits: libc::c_ulong, ids: [u32; 4]) {
         Profile::FileCapabilities => kernel::set_capabilities(sets(some, some, 0)),
         Profile::Ambient => {
             kernel::set_capabilities(sets(some, some, CAP_SETUID));
-            // SAFETY: numbers only.
             assert_eq!(
+                // SAFETY: numbers only.
                 unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 7, 0, 0) },
                 0
             );

@@ -226,8 +226,8 @@ impl Supervisor {
 
     fn wait(&self) -> ExitStatus {
         let mut status = 0;
-        // SAFETY: a valid pointer.
         assert_eq!(
+            // SAFETY: a valid pointer.
             unsafe { libc::waitpid(self.child, &raw mut status, 0) },
             self.child
         );

@@ -278,8 +278,8 @@ fn privileges_of(thread: i32) -> Privileges {
 
 pub fn death_signal() -> i32 {
     let mut signal = 0i32;
-    // SAFETY: a valid pointer.
     assert_eq!(
+        // SAFETY: a valid pointer.
         unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) },
         0
     );
@@ -364,8 +364,8 @@ pub fn keep_capabilities() {
 
 /// `PR_SET_NO_NEW_PRIVS`, of the calling thread.
 pub fn set_no_new_privs() {
-    // SAFETY: numbers only.
     assert_eq!(
+        // SAFETY: numbers only.
         unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
         0
     );
@@ -477,8 +477,8 @@ fn kill_if_it_hangs(child: i32) {
 
 /// What is mounted from now on, this process alone sees, and what it starts. Needs root.
 pub fn own_mounts() {
-    // SAFETY: a flag only.
     assert_eq!(
+        // SAFETY: a flag only.
         unsafe { libc::unshare(libc::CLONE_NEWNS) },
         0,
         "{}",
@@ -624,8 +624,8 @@ pub fn passes_in(namespace: Namespace, f: impl FnOnce()) {
 
 /// A new one, without maps. Of a process with one thread only.
 pub fn enter_user_namespace() {
-    // SAFETY: numbers only.
     assert_eq!(
+        // SAFETY: numbers only.
         unsafe { libc::unshare(libc::CLONE_NEWUSER) },
         0,
         "{}",
