@@ -69,7 +69,7 @@ fn compiler_says(id: &str, said: &str) {
 }
 
 fn every_quote_is_compared() {
-    let this = include_str!("diagnostics.rs");
+    let this: String = include_str!("diagnostics.rs").split_whitespace().collect();
     let ids = GUIDE
         .split("\n<!-- E")
         .skip(1)
@@ -78,7 +78,7 @@ fn every_quote_is_compared() {
     assert!(ids.len() >= 13, "{ids:?}");
     for id in ids {
         quote(&id);
-        assert_eq!(this.matches(&format!("says(\"{id}\", ")).count(), 1, "{id}");
+        assert_eq!(this.matches(&format!("says(\"{id}\",")).count(), 1, "{id}");
     }
 }
 

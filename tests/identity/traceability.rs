@@ -204,7 +204,7 @@ fn registered(module: &str) -> BTreeSet<&str> {
         .filter_map(|line| line.trim().strip_suffix(',')?.split_once(": "));
     // `syscalls` has a table of its own.
     let works = between(module, "name: \"", "\"").filter(|_| !module.contains("cases![\n"));
-    let trials = between(module, "ignorable_test(\"", "\"");
+    let trials = between(module, "\"compile::", "\"");
     cases
         .map(|(_, case)| case)
         .chain(works)
