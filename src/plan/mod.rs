@@ -4,6 +4,10 @@
 
 pub(crate) mod groups;
 pub(crate) mod identity;
+#[cfg(test)]
+mod kernel_model;
+#[cfg(test)]
+mod kernel_search;
 pub(crate) mod permanent;
 pub(crate) mod users;
 
