@@ -222,7 +222,7 @@ fn a_thread_guard_shows_on_its_thread_only() {
 fn a_process_guard_shows_on_every_thread() {
     let start = kernel::identity();
     let others = ["first", "second"].map(|name| Other::start(name, || ()));
-    let guard = GroupGuard::assume_on_thread(1001).unwrap();
+    let guard = GroupGuard::assume(1001).unwrap();
     is_what_the_kernel_shows();
     let shown = audit();
     assert_eq!(shown.len(), 3);
