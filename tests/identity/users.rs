@@ -14,6 +14,7 @@ pub const CASES: &[Case] = cases![
     Root: a_thread_that_differs_is_refused,
     Root: users_and_groups_nest_in_any_order,
     Root: switching_goes_through_the_original_user,
+    Root: a_switch_keeps_the_ambient_set_for_the_restore,
     Root: an_effective_user_cannot_signal_the_process,
 ];
 
@@ -285,6 +286,37 @@ fn switching_goes_through_the_original_user() {
         "{error}"
     );
     assert_eq!(everything().1.users, [1, 2, 3, 2]);
+}
+
+/// The first change clears the ambient set, and the restore after the last one has to raise it.
+fn a_switch_keeps_the_ambient_set_for_the_restore() {
+    for targets in [[2, 0, 2], [2, 9, 0], [9, 2, 9], [9, 0, 2]] {
+        kernel::passes_in_child(|| {
+            let all = kernel::capabilities().permitted;
+            kernel::raw_setresuid(Some(0), Some(2), Some(0)).unwrap();
+            kernel::set_capabilities(Capabilities {
+                effective: all,
+                permitted: all,
+                inheritable: 1,
+            });
+            // SAFETY: numbers only.
+            let raised =
+                unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 0, 0, 0) };
+            assert_eq!(raised, 0);
+            let before = everything();
+            assert_eq!(before.1.capabilities[4], 1);
+            let [first, second, third] = targets;
+            let mut guard = UserGuard::assume_real_and_effective_on_thread(first).unwrap();
+            for target in [second, third] {
+                guard.switch_to(target).unwrap();
+                let users = everything().1.users;
+                assert_eq!(users[..2], [target; 2]);
+                assert!(target == 0 || everything().1.capabilities[4] == 0);
+            }
+            drop(guard);
+            assert_eq!(everything(), before, "{targets:?}");
+        });
+    }
 }
 
 /// A process of the client, which tries to signal this one.
