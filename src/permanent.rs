@@ -123,7 +123,10 @@ impl PermanentDrop {
         self
     }
 
-    /// Sets `PR_SET_NO_NEW_PRIVS` too: no program that the process executes is given privileges.
+    /// Sets `PR_SET_NO_NEW_PRIVS` too, for the calling thread and its child processes: no program that
+    /// they execute is given privileges.
+    ///
+    /// It does not set the flag of other threads, so call it before threads are started.
     ///
     /// # Examples
     /// ```no_run

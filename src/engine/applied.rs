@@ -255,14 +255,17 @@ impl Applied {
                     })?;
             }
         }
+        if plan.groups.is_none() && plan.supplementary.is_none() {
+            return Ok(());
+        }
         let groups = plan.supplementary.as_deref();
-        let one_call = u8::from(plan.groups.is_some()) + u8::from(plan.users.is_some()) == 1;
         let expected = Expected {
-            user_ids: plan.users.map(|_| self.original.user_ids),
+            // Compared above, if they change.
+            user_ids: None,
             group_ids: plan.groups.map(|_| self.original.group_ids),
             groups,
             // A single call changes every thread or fails before it changes one.
-            effective_suffices: one_call && groups.is_none(),
+            effective_suffices: plan.users.is_none() && groups.is_none(),
         };
         match tasks.find_mismatch(&expected).map_err(unreadable)? {
             None => Ok(()),

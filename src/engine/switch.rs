@@ -98,11 +98,8 @@ impl Applied {
         if let Some(plan) = self.user_plan.filter(|_| is_outside_needed) {
             *is_changed = true;
             self.restore_user_ids(&plan)?;
-            // The next plan starts from the original state, the ambient set included.
-            let restores_ambient = !plan.restore.ambient.is_empty();
-            if plan.restore.sets_capabilities() || restores_ambient || next.users.is_none() {
-                self.restore_capability_sets(&plan)?;
-            }
+            // The next plan starts from the original state, capability sets included.
+            self.restore_capability_sets(&plan)?;
             self.user_plan = None;
         }
         if next.order == Order::UserFirst {
