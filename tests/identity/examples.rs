@@ -542,7 +542,7 @@ fn without_privilege(user: impl Fn(&mut Command) -> &mut Command) -> Option<Stri
     for (example, group) in with_a_strange_group() {
         let ran = run(&example, Some(group));
         let shown = ran.program.display();
-        assert!(ran.stderr.contains("this needs CAP_SETGID"), "{ran:?}");
+        assert!(ran.stderr.contains("this requires CAP_SETGID"), "{ran:?}");
         assert!(
             ran.stdout
                 .contains("verified: identity, unchanged by the refusal: "),
