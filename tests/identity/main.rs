@@ -16,6 +16,7 @@ mod identities;
 mod limits;
 mod model;
 mod nesting;
+mod own_code;
 mod permanent;
 mod porting;
 mod readme;
@@ -27,7 +28,7 @@ mod undoing;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 22] = [
+const MODULES: [&[common::Case]; 23] = [
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
@@ -40,6 +41,7 @@ const MODULES: [&[common::Case]; 22] = [
     limits::CASES,
     model::CASES,
     nesting::CASES,
+    own_code::CASES,
     permanent::CASES,
     porting::CASES,
     readme::CASES,
