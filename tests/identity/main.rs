@@ -3,6 +3,7 @@
 //! To add a case, write a function in a module and a line in that module's `CASES`.
 //! To add a module, name it twice here.
 
+mod all_threads;
 mod audit;
 mod common;
 mod diagnostics;
@@ -28,7 +29,8 @@ mod undoing;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 23] = [
+const MODULES: [&[common::Case]; 24] = [
+    all_threads::CASES,
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
