@@ -5,7 +5,7 @@ use std::io;
 
 use nix::errno::Errno;
 
-use crate::ids::{GroupIds, UserIds};
+use crate::ids::{Gid, GroupIds, Uid, UserIds};
 
 /// An error from changing identity, or from reading it. Nothing is changed when it is returned.
 ///
@@ -515,6 +515,10 @@ pub enum Unrestored {
     GroupIds(GroupIds),
     /// The user ids.
     UserIds(UserIds),
+    /// The filesystem group id. The other group ids are restored.
+    FilesystemGid(Gid),
+    /// The filesystem user id. The other user ids are restored.
+    FilesystemUid(Uid),
     /// The supplementary groups.
     SupplementaryGroups,
     /// The capability sets.
@@ -533,6 +537,8 @@ impl fmt::Display for Unrestored {
         match self {
             Self::GroupIds(ids) => write!(f, "the group ids ({ids})"),
             Self::UserIds(ids) => write!(f, "the user ids ({ids})"),
+            Self::FilesystemGid(id) => write!(f, "the filesystem group id ({id})"),
+            Self::FilesystemUid(id) => write!(f, "the filesystem user id ({id})"),
             Self::SupplementaryGroups => f.write_str("the supplementary groups"),
             Self::Capabilities => f.write_str("the capability sets"),
             Self::ParentDeathSignal => f.write_str("the parent-death signal"),
