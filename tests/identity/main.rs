@@ -13,7 +13,9 @@ mod exact;
 mod examples;
 mod exclusion;
 mod faults;
+mod growth;
 mod identities;
+mod inherited;
 mod limits;
 mod model;
 mod nesting;
@@ -29,7 +31,7 @@ mod undoing;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 24] = [
+const MODULES: [&[common::Case]; 26] = [
     all_threads::CASES,
     audit::CASES,
     diagnostics::CASES,
@@ -39,7 +41,9 @@ const MODULES: [&[common::Case]; 24] = [
     examples::CASES,
     exclusion::CASES,
     faults::CASES,
+    growth::CASES,
     identities::CASES,
+    inherited::CASES,
     limits::CASES,
     model::CASES,
     nesting::CASES,
