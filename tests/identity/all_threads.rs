@@ -23,6 +23,7 @@ pub const CASES: &[Case] = cases![
     Root: a_thread_that_fakes_a_call_of_a_user_or_identity_guard,
     Setgid: a_full_signal_queue_at_the_end_of_a_guard_of_groups,
     Setgid: a_thread_of_a_raw_clone_at_the_end,
+    Setgid: threads_that_cannot_be_read_are_not_taken_for_changed,
     Setgid: a_thread_that_differs_keeps_its_identity_under_a_refused_change,
     Setgid: a_thread_that_differs_keeps_its_identity_under_a_refused_drop,
     Setgid: a_drop_after_the_join_of_a_thread_with_its_own_file_table,
@@ -231,6 +232,69 @@ fn a_thread_of_a_raw_clone_at_the_end() {
             is_reported(other, guard.restore());
         });
     }
+}
+
+#[cfg(target_pointer_width = "64")]
+const STAT: libc::c_long = libc::SYS_newfstatat;
+#[cfg(not(target_pointer_width = "64"))]
+const STAT: libc::c_long = libc::SYS_fstatat64;
+
+/// What reads the other threads is refused, while one of them fakes the call: no success.
+fn threads_that_cannot_be_read_are_not_taken_for_changed() {
+    let of_all = [
+        libc::SYS_openat,
+        libc::SYS_getdents64,
+        libc::SYS_fstat,
+        libc::SYS_fstatfs,
+        STAT,
+        libc::SYS_read,
+    ];
+    let ids = GroupChange::both(1004);
+    let both = GroupChange::both(1004).no_supplementary();
+    let mut judged = 0;
+    for read in of_all {
+        // The ids alone are read by stat.
+        let reads_files = [libc::SYS_openat, libc::SYS_fstatfs, libc::SYS_read].contains(&read);
+        let changes = match reads_files {
+            true => vec![&both],
+            false => vec![&ids, &both],
+        };
+        for change in changes {
+            for errno in [libc::EPERM, libc::EIO] {
+                kernel::passes_in_child(|| {
+                    start();
+                    let other = Worker::start();
+                    other.fakes(calls::SYS_setresgid);
+                    sandbox::answer(read, &[], Answer::Errno(errno));
+                    let error = change.clone().assume().unwrap_err();
+                    let is_expected = match &error {
+                        Error::ThreadsUnreadable { os_error } => {
+                            os_error.raw_os_error() == Some(errno)
+                        }
+                        _ => false,
+                    };
+                    assert!(is_expected, "{error}");
+                    assert_eq!(kernel::ids_by_calls(), START);
+                });
+                kernel::passes_in_child(|| {
+                    start();
+                    let other = Worker::start();
+                    let guard = change.clone().assume().unwrap();
+                    other.fakes(calls::SYS_setresgid);
+                    sandbox::answer(read, &[], Answer::Errno(errno));
+                    let error = guard.restore().unwrap_err();
+                    let expected = Unrestored::OtherThread { thread_id: 0 };
+                    assert!(
+                        matches!(&error, RestoreError::Refused { what, .. } if *what == expected),
+                        "{error}"
+                    );
+                    assert_eq!(error.raw_os_error(), Some(errno));
+                });
+                judged += 2;
+            }
+        }
+    }
+    println!("= {judged} refused reads of threads, no success");
 }
 
 /// Whatever call of this thread fails, the change is refused before it is made on any thread.
