@@ -303,7 +303,9 @@ fn a_thread_that_differs_keeps_its_identity_under_a_refused_change() {
     let groups = || GroupChange::new().supplementary([2001]);
     let both = || GroupChange::both(1004).no_supplementary();
     // A change of the group ids alone compares the effective one only (P1.5, L7).
-    let others: [(fn(), &[GroupChange]); 4] = [
+    /// What the other thread becomes, and changes that see it.
+    type Other<'a> = (fn(), &'a [GroupChange]);
+    let others: [Other; 4] = [
         (
             || kernel::start_from([3, 9, 3, 9], &GROUPS),
             &[ids(), both()],
