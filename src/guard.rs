@@ -493,7 +493,7 @@ impl IdentityGuard<Thread> {
     /// Changes the effective user and group and the supplementary groups of the calling thread
     /// only.
     ///
-    /// This is what a file server needs to serve one request as its client.
+    /// A file server serves each request as its client with it.
     ///
     /// # Privileges
     /// As for [`IdentityChange::assume`].

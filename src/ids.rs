@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// What group and user ids have in common.
+/// The common parts of group and user ids.
 pub(crate) trait Id: Copy + Eq + Ord + fmt::Display + fmt::Debug + 'static {
     /// The value that the calls which set ids read as "leave unchanged": `(gid_t)-1`, `(uid_t)-1`.
     const UNCHANGED: Self;
 
-    /// What the kernel shows for an id that has no mapping in the user namespace
+    /// The number that the kernel shows for an id that has no mapping in the user namespace
     /// (`kernel.overflowgid` and `kernel.overflowuid`, by default).
     const OVERFLOW: Self;
 

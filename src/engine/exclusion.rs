@@ -1,4 +1,4 @@
-//! Which thread may change what: the only state that threads share.
+//! The exclusion between threads: the only state that they share.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};

@@ -69,7 +69,7 @@ impl Applied {
         }
     }
 
-    /// Returns what is wrong with another thread.
+    /// Checks one other thread. The error is its defect.
     fn check_other_thread(
         &self,
         state: &UserState,
@@ -132,7 +132,7 @@ impl Applied {
         }
     }
 
-    /// What every thread must be after the ids were set from `before` to `ids`.
+    /// The identity of every thread after the ids were set from `before` to `ids`.
     pub(super) fn expected<'a>(
         &self,
         ids: Originals,

@@ -36,7 +36,7 @@ pub(crate) struct Target {
     pub(crate) no_new_privs: bool,
 }
 
-/// What was verified after a drop.
+/// The facts verified after a drop.
 #[derive(Clone, Debug)]
 pub(crate) struct Verified {
     pub(crate) supplementary: Vec<Gid>,
@@ -370,7 +370,7 @@ fn verify_all_threads(
     }
 }
 
-/// Returns what is wrong with one of these threads, of which the first is the calling one.
+/// Returns the first defect of one of these threads. The calling thread comes first.
 fn first_violation(
     threads: &[ThreadIds],
     target: &Target,

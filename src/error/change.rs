@@ -95,7 +95,7 @@ pub enum Error {
         requested: String,
         /// The calling thread's ids.
         ids: String,
-        /// What could not be restored.
+        /// The part that could not be restored.
         reason: IrreversibleReason,
     },
 
@@ -159,7 +159,7 @@ pub enum Error {
         DisplayErrno(os_error)
     )]
     ThreadsUnreadable {
-        /// What failed.
+        /// The operation that failed.
         os_error: io::Error,
     },
 

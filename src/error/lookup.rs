@@ -46,7 +46,7 @@ pub enum LookupError {
     ParseIdentity {
         /// The string.
         text: String,
-        /// What is wrong with it.
+        /// The mistake in it.
         problem: &'static str,
     },
 

@@ -1,5 +1,4 @@
-//! Errors, one type for each operation. Each message says what failed, what the ids are, and what
-//! would help.
+//! Errors, one type for each operation. Each message names the failure, the ids, and a remedy.
 
 mod change;
 mod drop;

@@ -40,7 +40,7 @@ pub enum RestoreError {
     /// The guard stays active and is never restored. Dropping a guard that was created before it
     /// aborts.
     Refused {
-        /// What could not be restored.
+        /// The part that could not be restored.
         what: Unrestored,
         /// The system call that failed.
         call: &'static str,

@@ -17,7 +17,7 @@ const EXITING_THREAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to look for a moment at which all threads can be listed.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What every thread must be.
+/// The identity that every thread must have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected<'a> {
     pub(crate) user_ids: Option<UserIds>,

@@ -1,4 +1,4 @@
-//! `/proc/self/task`: which threads there are, and what their files say (`proc(5)`).
+//! `/proc/self/task`: the list of threads, and the contents of their files (`proc(5)`).
 
 use std::cell::RefCell;
 use std::io;

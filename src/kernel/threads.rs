@@ -34,7 +34,7 @@ pub struct ThreadIds {
     pub inheritable: CapabilitySet,
     /// Its ambient capabilities, which a program that it executes is given.
     pub ambient: CapabilitySet,
-    /// Its bounding set, which limits what an executed program is given.
+    /// Its bounding set, which limits the capabilities of an executed program.
     pub bounding: CapabilitySet,
     /// Whether it is a kernel thread in this process: of an io_uring (`iou-sqp-*`, `iou-wrk-*`) or,
     /// since Linux 6.4, of vhost. No call changes its identity.

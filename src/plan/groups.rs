@@ -119,7 +119,7 @@ mod tests {
 
     const OUTSIDE: u32 = 9;
 
-    /// What the kernel does: `setresgid` on the four ids, `None` where it answers EPERM.
+    /// The effect of `setresgid` on the four ids, `None` where it answers EPERM.
     fn setresgid(ids: GroupIds, to: SetResArgs<Gid>, cap: bool) -> Option<GroupIds> {
         let held = |to: Option<Gid>| {
             to.is_none_or(|gid| [ids.real, ids.effective, ids.saved].contains(&gid))

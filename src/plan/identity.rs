@@ -28,7 +28,7 @@ pub(crate) enum OrderRefusal {
     SetgidRequiredToRestore,
 }
 
-/// What the change of the groups requires.
+/// The privileges that the change of the groups requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupNeeds {
     /// For the group ids.

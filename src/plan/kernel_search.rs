@@ -39,7 +39,7 @@ pub(super) enum Profile {
 
 pub(super) const PROFILES: [Profile; 3] = [Profile::Absent, Profile::Permitted, Profile::Effective];
 
-/// What the kernel does to the sets when the ids leave or reach user 0.
+/// The effect on the sets when the ids leave or reach user 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fixup {
     Always,

@@ -1,4 +1,4 @@
-//! The permanent drop: which steps it takes, or what makes it impossible.
+//! The permanent drop: its steps, or the reason why it is impossible.
 
 use rustix::thread::CapabilitySet;
 
@@ -155,7 +155,7 @@ mod tests {
     const SETUID: u8 = 2;
     const SETPCAP: u8 = 4;
 
-    /// What a kernel keeps of a thread, as far as it matters here.
+    /// The state of a thread in the kernel, as far as it matters here.
     #[derive(Clone, Copy, Debug)]
     struct Model {
         user_0: bool,

@@ -1,4 +1,4 @@
-//! What the kernel does to user ids and capability sets at each call.
+//! The effect of each call on user ids and capability sets.
 //!
 //! It is `cap_task_fix_setuid` in security/commoncap.c, without the namespaces, as a pure function.
 
@@ -10,7 +10,7 @@ use crate::ids::{Id, Uid, UserIds};
 /// The capabilities that `setfsuid` moves (`CAP_FS_SET`, include/linux/capability.h).
 const FILESYSTEM_CAPABILITIES: CapabilitySet = CapabilitySet::from_bits_retain(0x1_0800_021f);
 
-/// What decides, for one thread, what a change of user ids does and whether it can be restored.
+/// The state of a thread that decides the effect of a change of user ids and of its restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UserState {
     pub(crate) ids: UserIds,
@@ -22,7 +22,7 @@ pub(crate) struct UserState {
     pub(crate) securebits: CapabilitiesSecureBits,
 }
 
-/// What the user namespace's map of user ids says (`user_namespaces(7)`).
+/// The facts about the user namespace's map of user ids (`user_namespaces(7)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UidMap {
     /// User 0 is mapped. If not, the kernel never changes capabilities with the ids.

@@ -398,7 +398,7 @@ mod tests {
         may_hide_unmapped: false,
     };
 
-    /// What an id reads as that has no mapping in the user namespace.
+    /// The number that is read for an id without a mapping in the user namespace.
     const OVERFLOW: u32 = 65534;
     const HIDDEN: [u32; 2] = [70_001, 70_002];
 
