@@ -71,6 +71,7 @@ fn contests() -> Vec<Contest> {
         per_thread(Work::ThreadGuard, Work::FiveRawCalls, Some(1.10)),
         per_thread(Work::ThreadGuard, Work::SevenRawCalls, None),
         per_thread(Work::ThreadGuard, Work::RawPair, None),
+        per_thread(Work::GuardWithGroups, Work::RawCallsWithGroups, Some(1.45)),
         per_thread(Work::SwitchToAnother, Work::FileServerPair, Some(0.60)),
         per_thread(Work::SwitchToTheSame, Work::FileServerPair, Some(0.05)),
         among(0, None),

@@ -5,11 +5,14 @@ use std::ptr::null_mut;
 /// The calls that take 32-bit ids: on 32-bit x86 and ARM, those with the plain names take 16-bit ones.
 mod calls {
     #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
-    pub use libc::{SYS_getegid, SYS_getresgid, SYS_setfsgid, SYS_setresgid};
+    pub use libc::{
+        SYS_getegid, SYS_getgroups, SYS_getresgid, SYS_setfsgid, SYS_setgroups, SYS_setresgid,
+    };
     #[cfg(any(target_arch = "x86", target_arch = "arm"))]
     pub use libc::{
-        SYS_getegid32 as SYS_getegid, SYS_getresgid32 as SYS_getresgid,
-        SYS_setfsgid32 as SYS_setfsgid, SYS_setresgid32 as SYS_setresgid,
+        SYS_getegid32 as SYS_getegid, SYS_getgroups32 as SYS_getgroups,
+        SYS_getresgid32 as SYS_getresgid, SYS_setfsgid32 as SYS_setfsgid,
+        SYS_setgroups32 as SYS_setgroups, SYS_setresgid32 as SYS_setresgid,
     };
 }
 
@@ -59,6 +62,34 @@ pub fn seven_calls(group: u32) {
     read_back(group);
     setresgid(real, effective, saved);
     read_back(effective);
+}
+
+/// A change of the group and of the supplementary groups, there and back.
+pub fn calls_with_groups(group: u32) {
+    let mut groups = [0u32; 64];
+    // SAFETY: a pointer with its length.
+    let count = unsafe {
+        libc::syscall(
+            calls::SYS_getgroups,
+            groups.len() as libc::c_long,
+            groups.as_mut_ptr(),
+        )
+    };
+    let groups = &groups[..usize::try_from(count).expect("at most 64 groups")];
+    let [real, effective, saved] = read();
+    setgroups(&[group]);
+    setresgid(group, group, LEAVE);
+    setresgid(real, effective, saved);
+    setgroups(groups);
+}
+
+/// `setgroups(2)`, of the calling thread only.
+fn setgroups(groups: &[u32]) {
+    assert_eq!(
+        // SAFETY: a pointer with its length.
+        unsafe { libc::syscall(calls::SYS_setgroups, groups.len(), groups.as_ptr()) },
+        0
+    );
 }
 
 /// `setresgid(2)`, of the calling thread only.

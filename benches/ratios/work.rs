@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use privilege_guard::GroupGuard;
+use privilege_guard::{GroupChange, GroupGuard};
 
 use crate::raw;
 
@@ -19,11 +19,13 @@ const LEAVE: u32 = u32::MAX;
 pub enum Work {
     ThreadGuard,
     ProcessGuard,
+    GuardWithGroups,
     SwitchToAnother,
     SwitchToTheSame,
     FiveRawCalls,
     SevenRawCalls,
     RawPair,
+    RawCallsWithGroups,
     FileServerPair,
     LibcPair,
     TwoThreadsGuards,
@@ -42,6 +44,14 @@ impl Work {
             Work::ProcessGuard => timed(times, |_| {
                 drop(black_box(GroupGuard::assume(GROUP).expect("a guard")))
             }),
+            Work::GuardWithGroups => {
+                let change = GroupChange::both(GROUP).supplementary([GROUP]);
+                timed(times, |_| {
+                    drop(black_box(
+                        change.clone().assume_on_thread().expect("a guard"),
+                    ))
+                })
+            }
             Work::SwitchToAnother => {
                 let mut guard = GroupGuard::assume_on_thread(GROUP).expect("a guard");
                 timed(times, |turn| {
@@ -62,6 +72,7 @@ impl Work {
                 raw::setresgid(GROUP, GROUP, LEAVE);
                 raw::setresgid(0, 0, 0);
             }),
+            Work::RawCallsWithGroups => timed(times, |_| raw::calls_with_groups(GROUP)),
             Work::FileServerPair => timed(times, |_| {
                 raw::setresgid(LEAVE, GROUP, LEAVE);
                 raw::setresgid(LEAVE, 0, LEAVE);
@@ -90,11 +101,13 @@ impl fmt::Display for Work {
         f.pad(match self {
             Work::ThreadGuard => "thread guard",
             Work::ProcessGuard => "process guard",
+            Work::GuardWithGroups => "guard with groups",
             Work::SwitchToAnother => "switch_to a new group",
             Work::SwitchToTheSame => "switch_to the same group",
             Work::FiveRawCalls => "the five raw calls",
             Work::SevenRawCalls => "all seven raw calls",
             Work::RawPair => "raw setresgid pair",
+            Work::RawCallsWithGroups => "raw calls with groups",
             Work::FileServerPair => "setresgid(-1, g, -1) pair",
             Work::LibcPair => "libc's setresgid pair",
             Work::TwoThreadsGuards => "thread guards of two threads",

@@ -16,10 +16,12 @@ use crate::change::{Change, RequestedIds};
 use crate::error::{DropError, Error, PermissionDeniedReason, no_effect_error};
 use crate::identity::sorted;
 use crate::ids::{Gid, GroupIds, Id, Uid};
+use crate::kernel::mismatch::differ;
 use crate::kernel::namespace;
 use crate::kernel::read::{self, ReadIds};
 use crate::kernel::set::{self, SetIds};
-use crate::kernel::threads::{self, ThreadIds};
+use crate::kernel::task_dir::TaskDir;
+use crate::kernel::threads::ThreadIds;
 use crate::plan::SetResArgs;
 use crate::plan::groups::GroupPlan;
 use crate::plan::permanent::{
@@ -110,7 +112,10 @@ pub(crate) fn execute(applied: &mut Applied, target: &Target) -> Result<Verified
 }
 
 fn execute_steps(applied: &mut Applied, target: &Target) -> Result<Verified, DropFailure> {
-    let threads = threads::threads()?;
+    // Before the change: afterwards a directory on the path might not be open to the new identity.
+    let unreadable = |os_error| Error::ThreadsUnreadable { os_error };
+    let tasks = TaskDir::open().map_err(unreadable)?;
+    let threads = tasks.read_all().map_err(unreadable)?;
     let privileges: Vec<_> = threads
         .iter()
         .map(|thread| ThreadPrivileges::new(thread, target.user))
@@ -130,6 +135,7 @@ fn execute_steps(applied: &mut Applied, target: &Target) -> Result<Verified, Dro
     let original_ids = applied.original.group_ids;
     let plan = plan_drop(&privileges, process, request)
         .map_err(|blocker| target.blocked(blocker, original_ids, threads.len()))?;
+    check_same_identity(target, plan, &threads)?;
 
     let original_groups = read::supplementary_groups()?;
     let target_groups: Option<Arc<[Gid]>> = plan
@@ -240,7 +246,7 @@ fn execute_steps(applied: &mut Applied, target: &Target) -> Result<Verified, Dro
     restored.map_err(|error| fail(is_reversible, error.call, error.os_error))?;
 
     let threads =
-        verify_all_threads(target, plan, target_groups.as_deref()).map_err(irreversible)?;
+        verify_all_threads(&tasks, target, plan, target_groups.as_deref()).map_err(irreversible)?;
     Ok(Verified {
         supplementary: union_of_groups(&threads),
         supplementary_unchanged: !plan.sets_groups,
@@ -350,18 +356,55 @@ fn remove_capabilities(mut sets: CapabilitySets, capabilities: CapabilitySet) ->
     sets
 }
 
+/// Refuses a drop whose rollback would give other threads the calling thread's identity, of which the
+/// first of these is.
+fn check_same_identity(
+    target: &Target,
+    plan: DropPlan,
+    threads: &[ThreadIds],
+) -> Result<(), DropError> {
+    let (caller, others) = (&threads[0], &threads[1..]);
+    for thread in others {
+        let differences = [
+            (
+                target.user.is_some() && differ(thread.user_ids, caller.user_ids),
+                "other user ids",
+            ),
+            (
+                differ(thread.group_ids, caller.group_ids),
+                "other group ids",
+            ),
+            (
+                plan.sets_groups && !groups_match(thread, &caller.supplementary),
+                "other supplementary groups",
+            ),
+        ];
+        if let Some((_, finding)) = differences.iter().find(|(is_so, _)| *is_so) {
+            return Err(DropError::ThreadDiffers {
+                thread_id: thread.thread_id,
+                name: thread.name.clone(),
+                finding,
+            });
+        }
+    }
+    Ok(())
+}
+
 /// How long to wait for threads that libc skips because they are ending.
 const EXITING_THREAD_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Reads every thread, and returns the first violation that lasts.
 fn verify_all_threads(
+    tasks: &TaskDir,
     target: &Target,
     plan: DropPlan,
     groups: Option<&[Gid]>,
 ) -> Result<Vec<ThreadIds>, String> {
     let deadline = Instant::now() + EXITING_THREAD_TIMEOUT;
     loop {
-        let threads = threads::threads().map_err(|error| error.to_string())?;
+        let threads = tasks
+            .read_all()
+            .map_err(|os_error| Error::ThreadsUnreadable { os_error }.to_string())?;
         match first_violation(&threads, target, plan, groups) {
             None => return Ok(threads),
             Some(violation) if Instant::now() > deadline => return Err(violation),

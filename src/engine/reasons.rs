@@ -85,10 +85,12 @@ pub(super) fn permission_denied(call: &str) -> PermissionDeniedReason {
 /// Returns the capability that the restore requires, if it is not effective now.
 pub(super) fn lost_capability(what: &Unrestored) -> Option<&'static str> {
     let (required, name) = match what {
-        Unrestored::GroupIds(_) | Unrestored::SupplementaryGroups => {
-            (CapabilitySet::SETGID, "CAP_SETGID")
+        Unrestored::GroupIds(_)
+        | Unrestored::FilesystemGid(_)
+        | Unrestored::SupplementaryGroups => (CapabilitySet::SETGID, "CAP_SETGID"),
+        Unrestored::UserIds(_) | Unrestored::FilesystemUid(_) => {
+            (CapabilitySet::SETUID, "CAP_SETUID")
         }
-        Unrestored::UserIds(_) => (CapabilitySet::SETUID, "CAP_SETUID"),
         _ => return None,
     };
     let sets = read::read_capabilities().ok()?;

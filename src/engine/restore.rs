@@ -8,8 +8,10 @@ use super::steps::{self, StepError};
 use super::{event, reasons};
 use crate::error::{RestoreError, Unrestored};
 use crate::identity::sorted;
+use crate::ids::{Gid, Uid};
 use crate::kernel::mismatch::Mismatch;
 use crate::kernel::read;
+use crate::kernel::set::SetIds;
 use crate::kernel::signals::SignalsBlocked;
 use crate::plan::identity::Order;
 use crate::plan::users::UserPlan;
@@ -97,7 +99,13 @@ impl Applied {
                     .for_each(steps::set_filesystem_id);
                 steps::verify_ids(original, plan.inside)
             })
-            .map_err(refused(Unrestored::GroupIds(original)))
+            .map_err(|error| {
+                let is_filesystem_id = error.call == Gid::SETFS;
+                refused(match is_filesystem_id {
+                    true => Unrestored::FilesystemGid(original.filesystem),
+                    false => Unrestored::GroupIds(original),
+                })(error)
+            })
     }
 
     fn restore_supplementary(&self) -> Result<(), RestoreError> {
@@ -113,8 +121,14 @@ impl Applied {
         let Some(plan) = &self.user_plan else {
             return Ok(());
         };
-        self.restore_user_ids(plan)
-            .map_err(refused(Unrestored::UserIds(self.original.user_ids)))
+        let original = self.original.user_ids;
+        self.restore_user_ids(plan).map_err(|error| {
+            let is_filesystem_id = error.call == Uid::SETFS;
+            refused(match is_filesystem_id {
+                true => Unrestored::FilesystemUid(original.filesystem),
+                false => Unrestored::UserIds(original),
+            })(error)
+        })
     }
 
     /// Restores the user ids, and leaves the capability sets as the kernel then has them.
@@ -181,10 +195,12 @@ impl Applied {
 
 fn refused(what: Unrestored) -> impl FnOnce(StepError) -> RestoreError {
     move |error| {
-        let lost_capability = match error.errno() {
-            Some(Errno::EPERM) => reasons::lost_capability(&what),
-            _ => None,
-        };
+        // The calls that set a filesystem id report no error.
+        let sets_filesystem_id = [Gid::SETFS, Uid::SETFS].contains(&error.call);
+        let is_refused = sets_filesystem_id || error.errno() == Some(Errno::EPERM);
+        let lost_capability = is_refused
+            .then(|| reasons::lost_capability(&what))
+            .flatten();
         RestoreError::Refused {
             what,
             call: error.call,

@@ -70,7 +70,17 @@ pub(crate) fn verify_ids<I: ReadIds>(expected: Ids<I>, before: Ids<I>) -> Result
         return Ok(());
     }
     let now = current_ids::<I>()?;
-    unless(now == expected, I::SETRES)
+    let only_filesystem_differs = expected.filesystem != now.filesystem
+        && Ids {
+            filesystem: expected.filesystem,
+            ..now
+        } == expected;
+    let call = if only_filesystem_differs {
+        I::SETFS
+    } else {
+        I::SETRES
+    };
+    unless(now == expected, call)
 }
 
 /// Returns whether the effective id tells that a call moved all ids from `before` to `expected`.

@@ -35,6 +35,21 @@ pub enum DropError {
         threads: usize,
     },
 
+    /// Another thread's ids or groups differ from the calling thread's, and a rollback would not
+    /// restore them.
+    #[error(
+        "thread {thread_id} ({name}) has {finding} than the calling thread, and a failed drop would \
+         not restore them; give all threads the same identity first, or drop before starting threads"
+    )]
+    ThreadDiffers {
+        /// The other thread's id (`gettid(2)`).
+        thread_id: u32,
+        /// The other thread's name.
+        name: String,
+        /// The difference.
+        finding: &'static str,
+    },
+
     /// CAP_SETGID is held but not effective. It cannot be used, and would still be held after the
     /// drop.
     #[error(

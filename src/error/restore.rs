@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use super::change::Error;
 use super::errno::DisplayErrno;
-use crate::ids::{GroupIds, UserIds};
+use crate::ids::{Gid, GroupIds, Uid, UserIds};
 
 /// An error of `restore`: the guard did not restore the original identity, or has not yet.
 ///
@@ -106,6 +106,10 @@ pub enum Unrestored {
     GroupIds(GroupIds),
     /// The user ids.
     UserIds(UserIds),
+    /// The filesystem group id. The other group ids are restored.
+    FilesystemGid(Gid),
+    /// The filesystem user id. The other user ids are restored.
+    FilesystemUid(Uid),
     /// The supplementary groups.
     SupplementaryGroups,
     /// The capability sets.
@@ -124,6 +128,8 @@ impl fmt::Display for Unrestored {
         match self {
             Self::GroupIds(ids) => write!(f, "the group ids ({ids})"),
             Self::UserIds(ids) => write!(f, "the user ids ({ids})"),
+            Self::FilesystemGid(id) => write!(f, "the filesystem group id ({id})"),
+            Self::FilesystemUid(id) => write!(f, "the filesystem user id ({id})"),
             Self::SupplementaryGroups => f.write_str("the supplementary groups"),
             Self::Capabilities => f.write_str("the capability sets"),
             Self::ParentDeathSignal => f.write_str("the parent-death signal"),

@@ -138,7 +138,7 @@ impl TaskDir {
 
 /// The filesystem id is not compared: the calls for all threads make it the effective one, and the
 /// calling thread may have another one.
-fn differ<I: Copy + Eq>(shown: Ids<I>, expected: Ids<I>) -> bool {
+pub(crate) fn differ<I: Copy + Eq>(shown: Ids<I>, expected: Ids<I>) -> bool {
     let [real, effective, saved, _] = expected.to_array();
     [shown.real, shown.effective, shown.saved] != [real, effective, saved]
 }

@@ -5,6 +5,7 @@ use crate::cases;
 use crate::common::attack::ways_back;
 use crate::common::guard::{self, SCOPES};
 use crate::common::kernel::{self, CAP_SETGID, Identity, Namespace, SUBORDINATE};
+use crate::common::sibling::Sibling;
 use crate::common::{self, Case};
 use privilege_guard::{GroupChange, PermanentDrop};
 
@@ -20,6 +21,8 @@ pub const CASES: &[Case] = cases![
     Setgid: as_many_groups_as_there_may_be,
     Setgid: three_different_ids,
     Setgid: three_different_ids_of_an_ordinary_user,
+    Root: group_65534_is_restored_with_descriptors_used_up,
+    Root: group_65534_is_restored_after_a_chroot,
 ];
 
 /// A group that no process here has, and another user.
@@ -339,4 +342,72 @@ fn drop_holds(group: u32, user: Option<u32>) -> bool {
         Some(REFUSED) => false,
         _ => panic!("drop to group {group}, user {user:?}: {status}"),
     }
+}
+
+/// Guards over ids and groups that read as 65534, which is a group of its own here; what `inside` does is done under them.
+fn over_group_65534(inside: impl Fn()) {
+    const OVERFLOW: u32 = 65534;
+    let starts = [
+        ([OVERFLOW; 4], vec![7]),
+        ([3, OVERFLOW, 4, OVERFLOW], vec![]),
+        ([3; 4], vec![7, OVERFLOW]),
+        ([OVERFLOW; 4], vec![OVERFLOW]),
+    ];
+    let changes = [
+        GroupChange::both(OTHER_GROUP),
+        GroupChange::both(OTHER_GROUP).no_supplementary(),
+        GroupChange::new().supplementary([OTHER_GROUP]),
+    ];
+    let mut guards = 0;
+    for (ids, groups) in &starts {
+        for change in &changes {
+            for scope in SCOPES {
+                for (others, ends_by_drop) in [(0, true), (0, false), (2, true), (2, false)] {
+                    kernel::passes_in_child(|| {
+                        kernel::start_from(*ids, groups);
+                        let _others: Vec<_> = (0..others).map(|_| Sibling::start()).collect();
+                        let status = kernel::Watched::this_thread();
+                        let before = status.identity();
+                        let guard = scope.assume(change.clone()).unwrap();
+                        inside();
+                        match ends_by_drop {
+                            true => drop(guard),
+                            false => guard.restore().unwrap(),
+                        }
+                        assert_eq!(status.identity(), before);
+                    });
+                    guards += 1;
+                }
+            }
+        }
+    }
+    println!("= {guards} guards over group 65534 restored");
+}
+
+fn group_65534_is_restored_with_descriptors_used_up() {
+    over_group_65534(|| {
+        let few = libc::rlimit {
+            rlim_cur: 64,
+            rlim_max: 64,
+        };
+        assert_eq!(
+            // SAFETY: a valid pointer.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const few) },
+            0
+        );
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            std::mem::forget(file);
+        }
+        assert!(std::fs::read("/proc/self/gid_map").is_err());
+    });
+}
+
+fn group_65534_is_restored_after_a_chroot() {
+    over_group_65534(|| {
+        let empty = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chroot(empty.path()).unwrap();
+        std::env::set_current_dir("/").unwrap();
+        std::mem::forget(empty);
+        assert!(std::fs::read("/proc/self/gid_map").is_err());
+    });
 }

@@ -404,7 +404,7 @@ extern "C" fn waits_for_good(_: *mut libc::c_void) -> i32 {
 }
 
 /// A thread that libc has not started.
-fn raw_thread() -> i32 {
+pub(crate) fn raw_thread() -> i32 {
     raw_clone(OF_THIS_PROCESS, waits_for_good)
 }
 

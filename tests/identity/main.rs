@@ -3,6 +3,7 @@
 //! To add a case, write a function in a module and a line in that module's `CASES`.
 //! To add a module, name it twice here.
 
+mod all_threads;
 mod audit;
 mod common;
 mod diagnostics;
@@ -12,10 +13,13 @@ mod exact;
 mod examples;
 mod exclusion;
 mod faults;
+mod growth;
 mod identities;
+mod inherited;
 mod limits;
 mod model;
 mod nesting;
+mod own_code;
 mod permanent;
 mod porting;
 mod readme;
@@ -27,7 +31,8 @@ mod undoing;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 22] = [
+const MODULES: [&[common::Case]; 26] = [
+    all_threads::CASES,
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
@@ -36,10 +41,13 @@ const MODULES: [&[common::Case]; 22] = [
     examples::CASES,
     exclusion::CASES,
     faults::CASES,
+    growth::CASES,
     identities::CASES,
+    inherited::CASES,
     limits::CASES,
     model::CASES,
     nesting::CASES,
+    own_code::CASES,
     permanent::CASES,
     porting::CASES,
     readme::CASES,

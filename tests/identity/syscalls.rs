@@ -15,6 +15,10 @@ pub const CASES: &[Case] = cases![
     Setgid + strace: with_a_parent_death_signal,
     Setgid + strace: switch_to_another_group,
     Setgid + strace: switch_to_the_same_group,
+    Setgid + strace: with_supplementary_groups,
+    Setgid + strace: without_supplementary_groups_in_the_process,
+    Root + strace: over_group_65534,
+    Setgid + strace: inside_a_guard_of_the_worker,
 ];
 
 /// Tells this process that it is the traced one.
@@ -86,6 +90,60 @@ fn switch_to_the_same_group() {
         let mut guard = GroupGuard::assume_on_thread(1004).unwrap();
         marked(|| guard.switch_to(1004).unwrap());
     });
+}
+
+fn with_supplementary_groups() {
+    // The groups by getgroups alone, once for their number: libc's sysconf would open ngroups_max.
+    makes(
+        "getresgid setfsgid getgroups getgroups prctl setgroups getgroups getgroups setresgid getegid \
+         setresgid getegid setgroups getgroups getgroups",
+        || {
+            kernel::start_from([3; 4], &[7, 8]);
+            let change = GroupChange::both(1004).supplementary([1005]);
+            warm_then(|| drop(change.clone().assume_on_thread().unwrap()));
+        },
+    );
+}
+
+fn without_supplementary_groups_in_the_process() {
+    // The last of them closes the descriptor that is kept for the check after the restore.
+    makes(
+        "gettid openat fstatfs fstat getpid getresgid setfsgid getgroups getgroups prctl fstat \
+         setgroups getgroups getgroups setresgid getegid fstat setresgid getegid setgroups getgroups getgroups \
+         getpid fstat close close",
+        || {
+            kernel::start_from([3; 4], &[7, 8]);
+            let change = GroupChange::both(1004).no_supplementary();
+            warm_then(|| drop(change.clone().assume().unwrap()));
+        },
+    );
+}
+
+fn over_group_65534() {
+    // The map tells whether 65534 is that group, and is read before the change only.
+    makes(
+        "getresgid setfsgid openat statx read read read close prctl setresgid getegid setresgid getegid",
+        || {
+            kernel::start_from([65534; 4], &[]);
+            warm_then(|| drop(GroupGuard::assume_on_thread(1004).unwrap()));
+        },
+    );
+}
+
+fn inside_a_guard_of_the_worker() {
+    // As without the outer guard: the groups are set once for all requests.
+    makes(
+        "getresgid setfsgid prctl setresgid getegid setresgid getegid",
+        || {
+            kernel::start_from([3; 4], &[7, 8]);
+            let worker = GroupChange::new().no_supplementary();
+            let _worker = worker.assume_on_thread().unwrap();
+            warm_then(|| {
+                let request = GroupGuard::assume_effective_on_thread(1004).unwrap();
+                drop(request);
+            });
+        },
+    );
 }
 
 /// Asserts that the work makes these calls between the two marks.

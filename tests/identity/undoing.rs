@@ -12,13 +12,16 @@ use crate::common::calls;
 use crate::common::guard::{Guard, SCOPES, Scope};
 use crate::common::kernel;
 use crate::common::sandbox::{self, Answer};
-use privilege_guard::{ConflictingGuard, Error, GroupChange, GroupGuard, RestoreError, Unrestored};
+use privilege_guard::{
+    ConflictingGuard, Error, GroupChange, GroupGuard, RestoreError, Unrestored, UserGuard,
+};
 
 pub const CASES: &[Case] = cases![
     Setgid: the_second_half_refused_undoes_the_first,
     Setgid: a_refused_rollback_aborts,
     Setgid: a_restore_that_the_kernel_refuses_is_told,
     Setgid: a_drop_that_the_kernel_refuses_aborts_after_one_line,
+    Root: the_line_names_a_capability_that_the_program_has_lost,
     Setgid: a_change_that_is_answered_but_not_made_is_undone,
     Setgid: the_second_half_answered_but_not_made_undoes_the_first,
     Setgid: groups_that_cannot_be_read_back_are_undone,
@@ -119,7 +122,7 @@ const NOT_DONE: Answer = Answer::SuccessWithoutDoing;
 /// The steps of an undoing, and the call that the error names.
 const UNDOING: [(Filtered, &str); 4] = [
     (RESTORE_IDS, "setresgid"),
-    (RESTORE_FILESYSTEM_ID, "setresgid"),
+    (RESTORE_FILESYSTEM_ID, "setfsgid"),
     (SET_SIGNAL, "prctl(PR_SET_PDEATHSIG)"),
     (RESTORE_GROUPS, "setgroups"),
 ];
@@ -154,6 +157,7 @@ fn is_not_restored(error: &RestoreError, expected: &str) {
     let what = match expected {
         "setresgid" => "the group ids (real 1001, effective 1002, saved 1003, filesystem 1009)",
         "setgroups" => "the supplementary groups",
+        "setfsgid" => "the filesystem group id (1009)",
         _ => "the parent-death signal",
     };
     for word in [expected, what, "must end"] {
@@ -249,6 +253,93 @@ fn a_drop_that_the_kernel_refuses_aborts_after_one_line() {
             }
         }
     }
+}
+
+/// The program leaves user 0 under a guard, and with it the capability that the guard needs.
+fn the_line_names_a_capability_that_the_program_has_lost() {
+    let leaves_user_0 = || kernel::raw_setresuid(Some(1234), Some(1234), Some(1234)).unwrap();
+    let changes = [
+        (GroupChange::both(1004), "the group ids (real 1001,"),
+        (
+            GroupChange::new().supplementary([1020]),
+            "the supplementary groups",
+        ),
+        (
+            GroupChange::new().effective(1001),
+            "the filesystem group id (1009)",
+        ),
+    ];
+    for scope in SCOPES {
+        for (change, what) in &changes {
+            let assume = || {
+                // The effective id can be restored without the capability, and the filesystem id cannot.
+                start();
+                kernel::start_from([1001, 1002, 1002, 1009], &GROUPS);
+                scope.assume(change.clone()).unwrap()
+            };
+            let words = [
+                what,
+                "CAP_SETGID is not effective any more",
+                "change its user",
+            ];
+            let line = kernel::aborts(|| {
+                let guard = assume();
+                leaves_user_0();
+                drop(guard);
+            });
+            is_one_line(&line, &words);
+            kernel::passes_in_child(|| {
+                let guard = assume();
+                leaves_user_0();
+                let error = guard.restore().unwrap_err();
+                assert!(
+                    matches!(
+                        &error,
+                        RestoreError::Refused {
+                            lost_capability: Some("CAP_SETGID"),
+                            ..
+                        }
+                    ),
+                    "{error}"
+                );
+                for word in words {
+                    assert!(error.to_string().contains(word), "{error}");
+                }
+            });
+            // Refused for another reason.
+            let line = kernel::aborts(|| {
+                let guard = assume();
+                RESTORE_FILESYSTEM_ID.answers(NOT_DONE);
+                RESTORE_GROUPS.answers(REFUSED);
+                sandbox::answer_on_all_threads(calls::SYS_setresgid, &[], REFUSED);
+                drop(guard);
+            });
+            assert!(!line.contains("CAP_SETGID"), "{line}");
+        }
+    }
+    // As two guards of one pattern that end in the wrong order.
+    let line = kernel::aborts(|| {
+        start();
+        let group = GroupGuard::assume_on_thread(1004).unwrap();
+        leaves_user_0();
+        let _ends_first = group;
+    });
+    is_one_line(&line, &["the group ids", "CAP_SETGID"]);
+    // The same of users.
+    let line = kernel::aborts(|| {
+        let guard = UserGuard::assume_effective_on_thread(1000).unwrap();
+        leaves_user_0_for_good();
+        drop(guard);
+    });
+    is_one_line(
+        &line,
+        &["the user ids", "CAP_SETUID is not effective any more"],
+    );
+}
+
+/// Under a guard of the effective user, whose original user could be reached otherwise.
+fn leaves_user_0_for_good() {
+    kernel::raw_setresuid(Some(1000), Some(1000), Some(1000)).unwrap();
 }
 
 fn a_change_that_is_answered_but_not_made_is_undone() {
