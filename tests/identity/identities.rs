@@ -21,6 +21,7 @@ pub const CASES: &[Case] = cases![
     Root: a_program_run_as_someone_cannot_return,
     Root: a_set_user_id_program_takes_its_rights_back,
     Root: a_failed_change_is_rolled_back_in_its_order,
+    Root: a_switch_raises_no_capability,
 ];
 
 fn everything() -> (State, Privileges) {
@@ -355,4 +356,26 @@ fn a_failed_change_is_rolled_back_in_its_order() {
             });
         }
     }
+}
+
+/// The restore sets the capability sets, because CAP_SETPCAP was not effective before.
+fn a_switch_raises_no_capability() {
+    kernel::lower_capabilities(kernel::CAP_SETPCAP);
+    let before = everything();
+    let client = |groups: [u32; 2]| Identity::new(1000, 1000).supplementary(groups);
+    let effective = || kernel::capabilities().effective;
+    let mut guard = IdentityGuard::assume_effective_on_thread(&client([1010, 1011])).unwrap();
+    assert_eq!(effective(), 0);
+    // Nothing has to be set: the groups are the same, in another order.
+    guard.switch_to(&client([1011, 1010])).unwrap();
+    assert_eq!(effective(), 0);
+    guard.switch_to(&client([1011, 1012])).unwrap();
+    assert_eq!(effective(), 0);
+    sandbox::refuse(calls::SYS_setresuid, &[(1, 1001)]);
+    guard.switch_to(&Identity::new(1001, 1001)).unwrap_err();
+    assert_eq!(effective(), 0);
+    drop(guard);
+    let mut now = everything();
+    now.1.no_new_privs = before.1.no_new_privs;
+    assert_eq!(now, before);
 }
