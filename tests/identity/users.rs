@@ -504,34 +504,34 @@ fn each_call_of_a_restore_refused_or_faked() {
 
 /// No call could set it again: in this namespace, only user 0 is mapped.
 fn an_unmapped_id_that_would_have_to_be_restored() {
-    kernel::passes_in_child(|| {
-        kernel::raw_setresuid(Some(1000), Some(0), Some(0)).unwrap();
-        kernel::enter_user_namespace();
-        std::fs::write("/proc/self/uid_map", "0 0 1").unwrap();
-        let before = everything();
-        assert_eq!(before.1.users, [65534, 0, 0, 0]);
-        for error in [
-            UserGuard::assume_real_and_effective_on_thread(0).map(drop),
-            UserGuard::assume_real_and_effective(0).map(drop),
-        ]
-        .map(Result::unwrap_err)
-        {
-            assert!(
-                matches!(
-                    error,
-                    Error::Irreversible {
-                        reason: IrreversibleReason::Unmapped,
-                        ..
-                    }
-                ),
-                "{error}"
-            );
-            assert_eq!(everything(), before);
-        }
-        // The effective id alone can be restored, whatever the real id is.
-        UserGuard::assume_effective_on_thread(0).unwrap().run(|| ());
-        assert_eq!(everything(), before);
-    });
+    // If the saved id reads as the real one, the saved id would seem to keep it.
+    for saved in [1000, 0] {
+        kernel::passes_in_child(|| {
+            kernel::raw_setresuid(Some(1000), Some(0), Some(saved)).unwrap();
+            kernel::enter_user_namespace();
+            std::fs::write("/proc/self/uid_map", "0 0 1").unwrap();
+            let before = everything();
+            let shown = if saved == 0 { 0 } else { 65534 };
+            assert_eq!(before.1.users, [65534, 0, shown, 0]);
+            for begun in [
+                UserGuard::assume_real_and_effective_on_thread(0).map(drop),
+                UserGuard::assume_real_and_effective(0).map(drop),
+            ] {
+                let error = begun.unwrap_err();
+                assert!(
+                    matches!(
+                        error,
+                        Error::Irreversible {
+                            reason: IrreversibleReason::Unmapped,
+                            ..
+                        }
+                    ),
+                    "{error}"
+                );
+                assert_eq!(everything(), before);
+            }
+        });
+    }
 }
 
 /// The end of a guard sets `errno` in two cases: a subscriber does, or libc does when a call fails.
