@@ -237,8 +237,9 @@ impl Applied {
             .map_err(|error| self.change_error(error))?;
         match plan.users.filter(|users| users.restore.sets_capabilities()) {
             None => Ok(()),
-            Some(users) => {
-                let probed = steps::set_capabilities(users.restore.sets);
+            Some(_) => {
+                // A switch is probed under the changed user, whose effective set must not be raised.
+                let probed = steps::set_capabilities(read::read_capabilities()?);
                 probed.map_err(|error| self.change_error(error))
             }
         }
