@@ -134,9 +134,11 @@ fn fmt_ids<I: Id>(
     effective.map_or(Ok(()), |id| item(f, format_args!("effective {noun} {id}")))
 }
 
-/// A change of the real group, the effective group and the supplementary groups, in any combination.
+/// A change of the real group, the effective group and the supplementary groups, in any
+/// combination.
 ///
-/// Ids that are not set are left unchanged. An empty change does nothing, like `os.setregid(-1, -1)`.
+/// Ids that are not set are left unchanged. An empty change does nothing, like `os.setregid(-1,
+/// -1)`.
 ///
 /// # Examples
 /// ```
@@ -233,7 +235,8 @@ impl GroupChange {
         self.supplementary::<[Gid; 0]>([])
     }
 
-    /// Sets how long to retry if another thread's guard conflicts, before returning [`Error::Busy`].
+    /// Sets how long to retry if another thread's guard conflicts, before returning
+    /// [`Error::Busy`].
     ///
     /// The default is zero: no retry. Waiting is not fair: if other threads always hold conflicting
     /// guards, a process guard might never be granted.
@@ -255,8 +258,8 @@ impl GroupChange {
 
 /// A change of the real and the effective user, in any combination.
 ///
-/// Ids that are not set are left unchanged. The capability sets follow the kernel's rules for user 0
-/// (`capabilities(7)`), and the guard restores them exactly.
+/// Ids that are not set are left unchanged. The capability sets follow the kernel's rules for user
+/// 0 (`capabilities(7)`), and the guard restores them exactly.
 ///
 /// # Examples
 /// ```
@@ -278,7 +281,8 @@ impl UserChange {
 
     /// Creates a change of the real and the effective user, like `os.setreuid(u, u)`.
     ///
-    /// See the warning at [`UserGuard::assume_real_and_effective`](crate::UserGuard::assume_real_and_effective).
+    /// See the warning at
+    /// [`UserGuard::assume_real_and_effective`](crate::UserGuard::assume_real_and_effective).
     #[doc(alias = "setreuid")]
     pub fn both(user: impl Into<Uid>) -> Self {
         let user = RequestedIds::both(user.into());
@@ -338,7 +342,8 @@ impl IdentityChange {
 
     /// Creates a change of the real and effective user and group, and of the supplementary groups.
     ///
-    /// See the warning at [`UserGuard::assume_real_and_effective`](crate::UserGuard::assume_real_and_effective).
+    /// See the warning at
+    /// [`UserGuard::assume_real_and_effective`](crate::UserGuard::assume_real_and_effective).
     pub fn both(identity: &Identity) -> Self {
         Self::to(
             identity,

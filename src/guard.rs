@@ -19,20 +19,20 @@ use crate::scope::{Process, Scope, Thread};
 
 /// An RAII guard that changes identity and restores it when dropped.
 ///
-/// See [`GroupGuard`], [`UserGuard`] and [`IdentityGuard`], which say what is changed. The scope `S`
-/// says where: in the whole [`Process`], or on the calling [`Thread`].
+/// See [`GroupGuard`], [`UserGuard`] and [`IdentityGuard`], which say what is changed. The scope
+/// `S` says where: in the whole [`Process`], or on the calling [`Thread`].
 ///
 /// On every way out of the scope, a panic included, the calling thread's ids of the changed kinds,
 /// the supplementary groups that the guard changed, the parent-death signal and (for users) the
-/// capability sets are what they were. `errno` is left as it was. If the kernel refuses the restore,
-/// the process aborts rather than continue under the wrong identity.
+/// capability sets are what they were. `errno` is left as it was. If the kernel refuses the
+/// restore, the process aborts rather than continue under the wrong identity.
 ///
-/// Guards nest, of all kinds mixed. The innermost active guard determines the identity. If a guard is
-/// dropped while guards created after it are active, its restore is deferred until they end. A leaked
-/// guard remains active until its thread ends, and is then restored.
+/// Guards nest, of all kinds mixed. The innermost active guard determines the identity. If a guard
+/// is dropped while guards created after it are active, its restore is deferred until they end. A
+/// leaked guard remains active until its thread ends, and is then restored.
 ///
-/// A guard is neither `Send` nor `Sync`: it belongs to the thread that created it. A task that holds
-/// one across an `.await` cannot be spawned.
+/// A guard is neither `Send` nor `Sync`: it belongs to the thread that created it. A task that
+/// holds one across an `.await` cannot be spawned.
 ///
 /// # Warning
 /// `let _ = GroupGuard::assume(g)?;` ends the guard at once. Name it, or use [`run`](Self::run).
@@ -58,7 +58,8 @@ use crate::scope::{Process, Scope, Thread};
 ///     reply().await;
 /// });
 /// ```
-#[must_use = "the identity is restored when the guard is dropped: name it (`let _guard = ...`), or use `run`"]
+#[must_use = "the identity is restored when the guard is dropped: name it (`let _guard = ...`), \
+         or use `run`"]
 pub struct Guard<K: GuardKind, S: Scope = Process> {
     pub(crate) key: u64,
     original: K::Original,
@@ -89,7 +90,8 @@ pub type GroupGuard<S = Process> = Guard<Gid, S>;
 /// ```no_run
 /// use privilege_guard::UserGuard;
 ///
-/// UserGuard::assume_effective_on_thread(1000)?.run(|| std::fs::write("report", "owned by user 1000"))?;
+/// let guard = UserGuard::assume_effective_on_thread(1000)?;
+/// guard.run(|| std::fs::write("report", "owned by user 1000"))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub type UserGuard<S = Process> = Guard<Uid, S>;
@@ -101,7 +103,8 @@ pub type UserGuard<S = Process> = Guard<Uid, S>;
 /// use privilege_guard::{Identity, IdentityGuard};
 ///
 /// let client = Identity::of_account("alice")?;
-/// IdentityGuard::assume_effective_on_thread(&client)?.run(|| std::fs::write("report", "alice's"))?;
+/// let guard = IdentityGuard::assume_effective_on_thread(&client)?;
+/// guard.run(|| std::fs::write("report", "alice's"))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub type IdentityGuard<S = Process> = Guard<Identity, S>;
@@ -185,9 +188,9 @@ macro_rules! assume {
             #[doc = concat!("Makes the change in the whole process (", $calls, ").")]
             ///
             /// # Privileges
-            /// CAP_SETGID in the effective set: for supplementary groups, for a group that is not the
-            /// thread's real, effective or saved one, and for a change that could not be restored
-            /// without it. CAP_SETUID likewise for users.
+            /// CAP_SETGID in the effective set: for supplementary groups, for a group that is not
+            /// the thread's real, effective or saved one, and for a change that could not be
+            /// restored without it. CAP_SETUID likewise for users.
             ///
             /// # Errors
             /// Nothing is changed, or the change was rolled back. If the rollback is refused, the
@@ -262,8 +265,8 @@ impl GroupGuard<Process> {
 
     /// Changes the effective group of the whole process, like `os.setregid(-1, g)`.
     ///
-    /// Child processes keep the original real group, so set-group-ID programs should prefer this over
-    /// [`assume`](Self::assume).
+    /// Child processes keep the original real group, so set-group-ID programs should prefer this
+    /// over [`assume`](Self::assume).
     ///
     /// # Privileges
     /// As for [`GroupChange::assume`].
@@ -310,15 +313,15 @@ impl GroupGuard<Process> {
 impl GroupGuard<Thread> {
     /// Changes the real and effective group of the calling thread only.
     ///
-    /// Intended for servers that handle each request as a different group: guards on different threads
-    /// never conflict, and no other thread is affected.
+    /// Intended for servers that handle each request as a different group: guards on different
+    /// threads never conflict, and no other thread is affected.
     ///
     /// # Privileges
     /// As for [`GroupChange::assume`].
     ///
     /// # Warning
-    /// Threads and child processes that are started while the guard is active keep the group, including
-    /// the threads of a pool that is started on first use.
+    /// Threads and child processes that are started while the guard is active keep the group,
+    /// including the threads of a pool that is started on first use.
     ///
     /// # Errors
     /// As for [`GroupChange::assume_on_thread`].
@@ -362,15 +365,15 @@ impl GroupGuard<Thread> {
 impl UserGuard<Process> {
     /// Changes the effective user of the whole process, like `os.setreuid(-1, u)`.
     ///
-    /// The client whose user id is assumed gains no power over the process: it cannot signal or trace
-    /// it.
+    /// The client whose user id is assumed gains no power over the process: it cannot signal or
+    /// trace it.
     ///
     /// # Privileges
     /// As for [`UserChange::assume`].
     ///
     /// # Warning
-    /// A program that is executed under the guard still has the original real and saved user, and can
-    /// return to them. `access(2)` and credentials sent over sockets use the real user.
+    /// A program that is executed under the guard still has the original real and saved user, and
+    /// can return to them. `access(2)` and credentials sent over sockets use the real user.
     ///
     /// # Errors
     /// As for [`UserChange::assume`].
@@ -399,11 +402,11 @@ impl UserGuard<Process> {
     ///
     /// # Warning
     /// While a user's id is the real or the saved one, that user may send signals to the process,
-    /// SIGKILL included, and fill its signal queue. Prefer [`assume_effective`](Self::assume_effective),
-    /// except to run a program.
+    /// SIGKILL included, and fill its signal queue. Prefer
+    /// [`assume_effective`](Self::assume_effective), except to run a program.
     ///
-    /// If the user is over its limit of processes (`RLIMIT_NPROC`), `fork` and `exec` fail with EAGAIN
-    /// while the guard is active.
+    /// If the user is over its limit of processes (`RLIMIT_NPROC`), `fork` and `exec` fail with
+    /// EAGAIN while the guard is active.
     ///
     /// # Errors
     /// As for [`UserChange::assume`].
@@ -445,8 +448,8 @@ impl UserGuard<Thread> {
     /// As for [`UserChange::assume`].
     ///
     /// # Warning
-    /// See [`assume_real_and_effective`](UserGuard::assume_real_and_effective). A signal that kills one
-    /// thread kills the process.
+    /// See [`assume_real_and_effective`](UserGuard::assume_real_and_effective). A signal that kills
+    /// one thread kills the process.
     ///
     /// # Errors
     /// As for [`UserChange::assume_on_thread`].
@@ -470,7 +473,8 @@ impl IdentityGuard<Process> {
         IdentityChange::effective(identity).assume()
     }
 
-    /// Changes the real and effective user and group and the supplementary groups of the whole process.
+    /// Changes the real and effective user and group and the supplementary groups of the whole
+    /// process.
     ///
     /// # Privileges
     /// As for [`IdentityChange::assume`].
@@ -486,9 +490,10 @@ impl IdentityGuard<Process> {
 }
 
 impl IdentityGuard<Thread> {
-    /// Changes the effective user and group and the supplementary groups of the calling thread only.
+    /// Changes the effective user and group and the supplementary groups of the calling thread
+    /// only.
     ///
-    /// This is what a file server needs to serve one request as its client.
+    /// A file server serves each request as its client with it.
     ///
     /// # Privileges
     /// As for [`IdentityChange::assume`].
@@ -524,14 +529,15 @@ impl IdentityGuard<Thread> {
 impl<S: Scope> GroupGuard<S> {
     /// Switches directly to another group with a single `setresgid` call.
     ///
-    /// Switching to the current group makes no call. The guard changes the ids that its change named,
-    /// and nothing else: supplementary groups stay. It still restores the original ids.
+    /// Switching to the current group makes no call. The guard changes the ids that its change
+    /// named, and nothing else: supplementary groups stay. It still restores the original ids.
     ///
     /// # Privileges
     /// As for the guard itself.
     ///
     /// # Errors
-    /// The group stays what it was. If a half-made change cannot be rolled back, the process aborts.
+    /// The group stays what it was. If a half-made change cannot be rolled back, the process
+    /// aborts.
     ///
     /// - [`Error::NotOneId`] if the guard's change named two groups or none.
     /// - [`Error::NotInnermost`] if guards created after this one are active.
@@ -595,8 +601,8 @@ impl<S: Scope> UserGuard<S> {
 impl<S: Scope> IdentityGuard<S> {
     /// Switches to another identity, through the original user.
     ///
-    /// It makes at most four calls that set something, fewer if parts are equal, and none for the same
-    /// identity. The guard still restores the original identity.
+    /// It makes at most four calls that set something, fewer if parts are equal, and none for the
+    /// same identity. The guard still restores the original identity.
     ///
     /// # Privileges
     /// As for the guard itself.
@@ -683,12 +689,12 @@ impl<K: GuardKind, S: Scope> Guard<K, S> {
     /// `errno` is left as it was.
     ///
     /// # Errors
-    /// - [`RestoreError::Refused`] if the kernel refuses. The process is under the wrong identity: end
-    ///   it.
+    /// - [`RestoreError::Refused`] if the kernel refuses. The process is under the wrong identity:
+    ///   end it.
     /// - [`RestoreError::NotInnermost`] if guards created after this one are active. The restore is
     ///   deferred until they end.
-    /// - [`RestoreError::ThreadEnding`] if the thread is running its destructors. The guard has been
-    ///   restored.
+    /// - [`RestoreError::ThreadEnding`] if the thread is running its destructors. The guard has
+    ///   been restored.
     pub fn restore(self) -> Result<(), RestoreError> {
         let _errno = ErrnoPreserved::new();
         let guard = ManuallyDrop::new(self);
@@ -700,9 +706,10 @@ impl<K: GuardKind, S: Scope> Guard<K, S> {
 
     /// Runs `f` under the changed identity, then restores the original one.
     ///
-    /// Because this consumes the guard, it cannot be leaked or dropped early. If `f` panics, the guard
-    /// is dropped during unwinding. If the kernel refuses the restore, the process aborts, so that a
-    /// loop that logs errors cannot continue under the wrong identity. `errno` is left as `f` left it.
+    /// Because this consumes the guard, it cannot be leaked or dropped early. If `f` panics, the
+    /// guard is dropped during unwinding. If the kernel refuses the restore, the process aborts, so
+    /// that a loop that logs errors cannot continue under the wrong identity. `errno` is left as
+    /// `f` left it.
     ///
     /// # Panics
     /// If guards created after this one are active. `f` is not called.

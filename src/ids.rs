@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// What group and user ids have in common.
+/// The common parts of group and user ids.
 pub(crate) trait Id: Copy + Eq + Ord + fmt::Display + fmt::Debug + 'static {
     /// The value that the calls which set ids read as "leave unchanged": `(gid_t)-1`, `(uid_t)-1`.
     const UNCHANGED: Self;
 
-    /// What the kernel shows for an id that has no mapping in the user namespace
+    /// The number that the kernel shows for an id that has no mapping in the user namespace
     /// (`kernel.overflowgid` and `kernel.overflowuid`, by default).
     const OVERFLOW: Self;
 
@@ -79,10 +79,10 @@ macro_rules! id {
 id! {
     /// A group ID (`gid_t`). It need not belong to a named group.
     ///
-    /// `u32` converts into it, so functions that take a group accept a bare number.
-    /// `(gid_t)-1`, which is [`u32::MAX`], means "leave unchanged" to the kernel.
-    /// A `Gid` can hold it, but a change to it returns [`Error::InvalidGid`](crate::Error::InvalidGid).
-    /// The kernel checks whether the ID is mapped in the user namespace when it is used.
+    /// `u32` converts into it, so functions that take a group accept a bare number. `(gid_t)-1`,
+    /// which is [`u32::MAX`], means "leave unchanged" to the kernel. A `Gid` can hold it, but a
+    /// change to it returns [`Error::InvalidGid`](crate::Error::InvalidGid). The kernel checks
+    /// whether the ID is mapped in the user namespace when it is used.
     ///
     /// # Examples
     /// ```
@@ -100,9 +100,9 @@ id! {
 id! {
     /// A user ID (`uid_t`). It need not belong to a named user.
     ///
-    /// `u32` converts into it, so functions that take a user accept a bare number.
-    /// `(uid_t)-1`, which is [`u32::MAX`], means "leave unchanged" to the kernel.
-    /// A `Uid` can hold it, but a change to it returns [`Error::InvalidUid`](crate::Error::InvalidUid).
+    /// `u32` converts into it, so functions that take a user accept a bare number. `(uid_t)-1`,
+    /// which is [`u32::MAX`], means "leave unchanged" to the kernel. A `Uid` can hold it, but a
+    /// change to it returns [`Error::InvalidUid`](crate::Error::InvalidUid).
     ///
     /// # Examples
     /// ```

@@ -11,12 +11,12 @@ use crate::identity::{Identity, collect_bounded};
 use crate::ids::{Gid, Uid};
 use crate::scope::Process;
 
-/// A permanent drop of the privileges of the whole process, until it executes a program that is given
-/// others.
+/// A permanent drop of the privileges of the whole process, until it executes a program that is
+/// given others.
 ///
-/// It corresponds to the sequence of `setgroups(3)`, `setresgid(3)`, `setresuid(3)` and `capset(2)` that
-/// daemons write by hand, but checks first that the drop can be permanent, and verifies afterwards that
-/// it is.
+/// It corresponds to the sequence of `setgroups(3)`, `setresgid(3)`, `setresuid(3)` and `capset(2)`
+/// that daemons write by hand, but checks first that the drop can be permanent, and verifies
+/// afterwards that it is.
 ///
 /// # Examples
 /// ```no_run
@@ -123,8 +123,8 @@ impl PermanentDrop {
         self
     }
 
-    /// Sets `PR_SET_NO_NEW_PRIVS` too, for the calling thread and its child processes: no program that
-    /// they execute is given privileges.
+    /// Sets `PR_SET_NO_NEW_PRIVS` too, for the calling thread and its child processes: no program
+    /// that they execute is given privileges.
     ///
     /// It does not set the flag of other threads, so call it before threads are started.
     ///
@@ -141,20 +141,21 @@ impl PermanentDrop {
 
     /// Performs the drop on all threads and verifies it.
     ///
-    /// After `Ok`, on every thread the four group ids are the group, the supplementary groups are those
-    /// requested (if no thread held CAP_SETGID, unchanged: [`DropReport::supplementary_unchanged`]), and
-    /// no thread holds CAP_SETGID. The calling thread tried `setresgid`, `setgid`, `setfsgid` and
-    /// `setgroups` with each other id that it had, and was refused.
+    /// After `Ok`, on every thread the four group ids are the group, the supplementary groups are
+    /// those requested (if no thread held CAP_SETGID, unchanged:
+    /// [`DropReport::supplementary_unchanged`]), and no thread holds CAP_SETGID. The calling thread
+    /// tried `setresgid`, `setgid`, `setfsgid` and `setgroups` with each other id that it had, and
+    /// was refused.
     ///
     /// # Privileges
-    /// None, to drop the group of a set-group-ID program. Otherwise CAP_SETGID in the effective set;
-    /// CAP_SETUID for another user; CAP_SETPCAP if CAP_SETGID must leave the bounding set too, because
-    /// user 0 stays reachable or CAP_SETPCAP itself stays.
+    /// None, to drop the group of a set-group-ID program. Otherwise CAP_SETGID in the effective
+    /// set; CAP_SETUID for another user; CAP_SETPCAP if CAP_SETGID must leave the bounding set too,
+    /// because user 0 stays reachable or CAP_SETPCAP itself stays.
     ///
     /// # Errors
     /// See [`DropError`]. Nothing is changed, or the change was rolled back, except after
-    /// [`DropError::StillPrivileged`]: the drop failed after the point of no return, and the caller must
-    /// exit. If an attempt to regain a group succeeds, the process aborts.
+    /// [`DropError::StillPrivileged`]: the drop failed after the point of no return, and the caller
+    /// must exit. If an attempt to regain a group succeeds, the process aborts.
     ///
     /// # Examples
     /// ```no_run
@@ -199,17 +200,19 @@ impl fmt::Display for PermanentDrop {
 }
 
 impl GroupGuard<Process> {
-    /// Drops the original group permanently, on all threads. The guard's group becomes the only one.
+    /// Drops the original group permanently, on all threads. The guard's group becomes the only
+    /// one.
     ///
-    /// The supplementary groups are those that the guard's change named, or none. Otherwise this is like
-    /// [`PermanentDrop::apply`], which also drops to another user.
+    /// The supplementary groups are those that the guard's change named, or none. Otherwise this is
+    /// like [`PermanentDrop::apply`], which also drops to another user.
     ///
     /// # Privileges
     /// As for [`PermanentDrop::apply`].
     ///
     /// # Errors
-    /// As for [`PermanentDrop::apply`], and [`Error::NotOneId`] if the guard's change named two groups
-    /// or none. The guard is consumed and restored, except after [`DropError::StillPrivileged`].
+    /// As for [`PermanentDrop::apply`], and [`Error::NotOneId`] if the guard's change named two
+    /// groups or none. The guard is consumed and restored, except after
+    /// [`DropError::StillPrivileged`].
     ///
     /// # Examples
     /// ```no_run

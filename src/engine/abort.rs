@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Writes one line to stderr, if that would not block, and aborts.
 ///
-/// A panic could be caught, and a subscriber of an event could panic or block. This takes no lock and
-/// allocates nothing, since the process might be a forked child of one with threads.
+/// A panic could be caught, and a subscriber of an event could panic or block. This takes no lock
+/// and allocates nothing, since the process might be a forked child of one with threads.
 pub(crate) fn abort_with(reason: &dyn fmt::Display) -> ! {
     let mut line = LineBuffer {
         bytes: [0; 512],

@@ -16,11 +16,12 @@ use crate::identity::sorted;
 use crate::ids::{Gid, GroupIds, Id, Ids, Uid, UserIds};
 use crate::kernel::namespace;
 use crate::kernel::read::{self, current_ids};
-use crate::kernel::threads::{Expected, Mismatch, TaskDir, ThreadIds};
+use crate::kernel::task_dir::TaskDir;
 use crate::plan;
 use crate::plan::groups::{GroupPlan, SetgidRequired};
 use crate::plan::identity::{GroupNeeds, Order};
-use crate::plan::users::{OtherThread, UidMap, UserPlan, UserState};
+use crate::plan::user_state::{UidMap, UserState};
+use crate::plan::users::UserPlan;
 use crate::scope::ScopeKind;
 
 /// The kinds of id that a guard is about, and so reads.
@@ -88,7 +89,8 @@ impl Applied {
         wants_event: bool,
     ) -> Result<Self, Error> {
         let started_at = wants_event.then(Instant::now);
-        // The group of a process guard might change other threads, so it has to be able to see them.
+        // The group of a process guard might change other threads, so it has to be able to see
+        // them.
         let tasks = match scope {
             ScopeKind::Process if !change.is_empty() => {
                 let open =
@@ -213,8 +215,8 @@ impl Applied {
         if namespace::may_hide_unmapped(groups.iter().copied()) {
             return Err(self.irreversible(IrreversibleReason::Unmapped));
         }
-        // An identity sets nothing that is already so. A change of groups does, unless the call would
-        // be refused although it has nothing to change.
+        // An identity sets nothing that is already so. A change of groups does, unless the call
+        // would be refused although it has nothing to change.
         let skips = || {
             let is_refused = namespace::setgroups_is_denied() || !read::has_effective_setgid()?;
             Ok::<_, Error>(!self.change.user.is_empty() || is_refused)
@@ -227,95 +229,6 @@ impl Applied {
 
     // ---- Applying
 
-    /// Refuses a change that other threads could not follow, or that would not restore them.
-    fn check_other_threads(&self, plan: &Plan) -> Result<(), Error> {
-        let Some(tasks) = &self.tasks else {
-            return Ok(());
-        };
-        if plan.groups.is_none() && plan.users.is_none() && plan.supplementary.is_none() {
-            return Ok(());
-        }
-        let unreadable = |os_error| Error::ThreadsUnreadable { os_error };
-        if tasks.count().map_err(unreadable)? == 1 {
-            return Ok(());
-        }
-        if let (Some(users), Some(state)) = (&plan.users, &self.original_user) {
-            for thread in tasks.read_all().map_err(unreadable)?.into_iter().skip(1) {
-                self.check_other_thread(state, users, plan, &thread)
-                    .map_err(|finding| {
-                        let requested = self.change.to_string();
-                        let (thread_id, name, finding) =
-                            (thread.thread_id, thread.name, finding.into());
-                        Error::ThreadDiffers {
-                            requested,
-                            thread_id,
-                            name,
-                            finding,
-                        }
-                    })?;
-            }
-        }
-        if plan.groups.is_none() && plan.supplementary.is_none() {
-            return Ok(());
-        }
-        let groups = plan.supplementary.as_deref();
-        let expected = Expected {
-            // Compared above, if they change.
-            user_ids: None,
-            group_ids: plan.groups.map(|_| self.original.group_ids),
-            groups,
-            // A single call changes every thread or fails before it changes one.
-            effective_suffices: plan.users.is_none() && groups.is_none(),
-        };
-        match tasks.find_mismatch(&expected).map_err(unreadable)? {
-            None => Ok(()),
-            Some(Mismatch {
-                thread_id,
-                name,
-                finding,
-            }) => Err(Error::ThreadDiffers {
-                requested: self.change.to_string(),
-                thread_id,
-                name,
-                finding: format!("{finding} than the calling thread"),
-            }),
-        }
-    }
-
-    /// Returns what is wrong with another thread.
-    fn check_other_thread(
-        &self,
-        state: &UserState,
-        users: &UserPlan,
-        plan: &Plan,
-        thread: &ThreadIds,
-    ) -> Result<(), &'static str> {
-        if thread.is_kernel_worker {
-            return Ok(());
-        }
-        let other = OtherThread {
-            ids: thread.user_ids,
-            effective: thread.effective,
-            permitted: thread.permitted,
-            ambient: thread.ambient,
-        };
-        let map = uid_map(state);
-        plan::users::check_other_thread(state, users, &other, map)
-            .map_err(reasons::other_thread)?;
-        let ids = match plan.groups {
-            Some(_) => SetgidRequired::ToApply,
-            None => SetgidRequired::Never,
-        };
-        let needs = GroupNeeds {
-            ids,
-            sets_groups: plan.supplementary.is_some(),
-        };
-        match plan::identity::other_thread_can_follow(plan.order, Some(users), needs, &other, map) {
-            true => Ok(()),
-            false => Err("lacks CAP_SETGID in its effective set"),
-        }
-    }
-
     /// Sets what the restore will have to set to its present value, to find out whether that is
     /// allowed.
     pub(super) fn probe(&self, plan: &Plan) -> Result<(), Error> {
@@ -324,8 +237,9 @@ impl Applied {
             .map_err(|error| self.change_error(error))?;
         match plan.users.filter(|users| users.restore.sets_capabilities()) {
             None => Ok(()),
-            Some(users) => {
-                let probed = steps::set_capabilities(users.restore.sets);
+            Some(_) => {
+                // A switch is probed under the changed user, whose effective set must not be raised.
+                let probed = steps::set_capabilities(read::read_capabilities()?);
                 probed.map_err(|error| self.change_error(error))
             }
         }
@@ -377,57 +291,6 @@ impl Applied {
             steps::clear_ambient()
         } else {
             Ok(())
-        }
-    }
-
-    /// Verifies that libc changed every thread.
-    pub(super) fn check_all_threads(&self) -> Result<(), Error> {
-        let Some(tasks) = &self.tasks else {
-            return Ok(());
-        };
-        let inside = self.current();
-        let wanted = self.change.supplementary.as_deref().map(sorted);
-        let found = tasks.find_mismatch(&self.expected(inside, self.original, wanted.as_deref()));
-        match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
-            None => {
-                if !self
-                    .expected(self.original, inside, wanted.as_deref())
-                    .effective_suffices
-                {
-                    // For files that the restore has to read, even if all descriptors are used up.
-                    tasks.reserve();
-                }
-                Ok(())
-            }
-            Some(Mismatch {
-                thread_id, name, ..
-            }) => Err(Error::ThreadNotChanged {
-                requested: self.change.to_string(),
-                thread_id,
-                name,
-            }),
-        }
-    }
-
-    /// What every thread must be after the ids were set from `before` to `ids`.
-    pub(super) fn expected<'a>(
-        &self,
-        ids: Originals,
-        before: Originals,
-        groups: Option<&'a [Gid]>,
-    ) -> Expected<'a> {
-        let groups = groups.filter(|_| self.original_groups.is_some());
-        let effective_suffices = groups.is_none()
-            && match (&self.user_plan, &self.group_plan) {
-                (Some(_), None) => steps::effective_id_suffices(ids.user_ids, before.user_ids),
-                (None, Some(_)) => steps::effective_id_suffices(ids.group_ids, before.group_ids),
-                _ => false,
-            };
-        Expected {
-            user_ids: self.user_plan.map(|_| ids.user_ids),
-            group_ids: self.group_plan.map(|_| ids.group_ids),
-            groups,
-            effective_suffices,
         }
     }
 
@@ -507,7 +370,7 @@ fn read_user_state(ids: UserIds) -> Result<UserState, Error> {
 }
 
 /// If user 0 is not mapped, no id is 0 and none can become 0, so nothing depends on it.
-fn uid_map(state: &UserState) -> UidMap {
+pub(super) fn uid_map(state: &UserState) -> UidMap {
     let may_hide_unmapped = namespace::may_hide_unmapped(state.ids.to_array().into_iter());
     UidMap {
         has_zero: true,

@@ -1,8 +1,8 @@
 //! `tracing` events. Never emitted, and no subscriber consulted, while the identity is changed.
 //!
-//! A subscriber might open its log file on the first event, and would create it under that identity.
-//! The functions here take values, and are called only while [`GuardStack::begin_event`] holds
-//! process guards of other threads off.
+//! A subscriber might open its log file on the first event, and would create it under that
+//! identity. The functions here take values, and are called only while [`GuardStack::begin_event`]
+//! holds process guards of other threads off.
 //!
 //! [`GuardStack::begin_event`]: super::stack::GuardStack::begin_event
 

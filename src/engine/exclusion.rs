@@ -1,4 +1,4 @@
-//! Which thread may change what: the only state that threads share.
+//! The exclusion between threads: the only state that they share.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use crate::scope::ScopeKind;
 /// Zero; or the number of threads that hold thread guards; or [`PROCESS_GUARD_BIT`] with the id of
 /// the thread that holds process guards.
 ///
-/// This is not a lock: no thread queues, and a claim that conflicts is refused. So there is nothing to
-/// deadlock on, to poison, or to inherit locked over a fork.
-/// Thread ids and numbers of threads are below 2^22 (PID_MAX_LIMIT, include/linux/threads.h).
+/// This is not a lock: no thread queues, and a claim that conflicts is refused. So there is nothing
+/// to deadlock on, to poison, or to inherit locked over a fork. Thread ids and numbers of threads
+/// are below 2^22 (PID_MAX_LIMIT, include/linux/threads.h).
 static EXCLUSION: AtomicU32 = AtomicU32::new(0);
 
 const PROCESS_GUARD_BIT: u32 = 1 << 31;
@@ -51,7 +51,8 @@ pub(crate) fn release(scope: ScopeKind) {
     }
 }
 
-/// Moves to `next` of the present value, or returns that value if there is none until `wait` is over.
+/// Moves to `next` of the present value, or returns that value if there is none until `wait` is
+/// over.
 fn retry(wait: Duration, next: impl Fn(u32) -> Option<u32>) -> Result<u32, u32> {
     let attempt = || EXCLUSION.fetch_update(Ordering::Acquire, Ordering::Relaxed, &next);
     if wait.is_zero() {

@@ -8,18 +8,20 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::abort;
 use super::applied::Applied;
+use super::regain::assert_cannot_regain;
 use super::stack::Restore;
 use super::steps;
 use crate::change::{Change, RequestedIds};
 use crate::error::{DropError, Error, PermissionDeniedReason, no_effect_error};
 use crate::identity::sorted;
 use crate::ids::{Gid, GroupIds, Id, Uid};
+use crate::kernel::mismatch::differ;
 use crate::kernel::namespace;
 use crate::kernel::read::{self, ReadIds};
 use crate::kernel::set::{self, SetIds};
-use crate::kernel::threads::{TaskDir, ThreadIds, differ};
+use crate::kernel::task_dir::TaskDir;
+use crate::kernel::threads::ThreadIds;
 use crate::plan::SetResArgs;
 use crate::plan::groups::GroupPlan;
 use crate::plan::permanent::{
@@ -36,7 +38,7 @@ pub(crate) struct Target {
     pub(crate) no_new_privs: bool,
 }
 
-/// What was verified after a drop.
+/// The facts verified after a drop.
 #[derive(Clone, Debug)]
 pub(crate) struct Verified {
     pub(crate) supplementary: Vec<Gid>,
@@ -102,8 +104,8 @@ impl<E: Into<DropError>> From<E> for DropFailure {
     }
 }
 
-/// Performs the drop, on the change of a guard. If it fails and can be restored, the guard's restore
-/// does that.
+/// Performs the drop, on the change of a guard. If it fails and can be restored, the guard's
+/// restore does that.
 pub(crate) fn execute(applied: &mut Applied, target: &Target) -> Result<Verified, DropFailure> {
     let own_change = applied.change.clone();
     execute_steps(applied, target).inspect_err(|_| applied.change = own_change)
@@ -322,8 +324,8 @@ impl ThreadPrivileges {
         }
     }
 
-    /// Returns whether an exec of an ordinary program, by itself or after a call, gives CAP_SETGID to
-    /// this thread.
+    /// Returns whether an exec of an ordinary program, by itself or after a call, gives CAP_SETGID
+    /// to this thread.
     fn has_setgid_after_exec(&self) -> bool {
         let user_0_reachable = self.has_uid_0 || self.setuid_permitted;
         self.setgid_in_bounding_set && (user_0_reachable || self.setpcap_permitted)
@@ -411,7 +413,7 @@ fn verify_all_threads(
     }
 }
 
-/// Returns what is wrong with one of these threads, of which the first is the calling one.
+/// Returns the first defect of one of these threads. The calling thread comes first.
 fn first_violation(
     threads: &[ThreadIds],
     target: &Target,
@@ -450,60 +452,6 @@ fn first_violation(
     let held = threads[0].permitted | threads[0].inheritable;
     let kept = held & plan.capabilities_to_drop;
     (!kept.is_empty()).then(|| format!("the calling thread still holds {kept:?}"))
-}
-
-/// Tries every call that could regain a group, on the calling thread, and returns how many were
-/// refused: all.
-///
-/// An attempt that succeeds has already regained the privilege, so the process aborts.
-fn assert_cannot_regain(group: Gid, original_ids: [Gid; 4], original_groups: &[Gid]) -> usize {
-    let mut refused = 0;
-    let mut expect_refusal = |call: &str, gid: Option<Gid>, is_refused: bool| {
-        if !is_refused {
-            let group = gid.map_or("the original groups".into(), |gid| format!("group {gid}"));
-            let finding = format!("{call} might have regained {group}");
-            abort::abort_with(&DropError::StillPrivileged { finding });
-        }
-        refused += 1;
-    };
-    let others: BTreeSet<Gid> = original_ids
-        .into_iter()
-        .filter(|&gid| gid != group)
-        .collect();
-    for gid in others {
-        for (real, effective, saved) in [
-            (Some(gid), None, None),
-            (None, Some(gid), None),
-            (None, None, Some(gid)),
-        ] {
-            let args = SetResArgs {
-                real,
-                effective,
-                saved,
-            };
-            expect_refusal(
-                "setresgid",
-                Some(gid),
-                Gid::set_ids(ScopeKind::Thread, args).is_err(),
-            );
-        }
-        expect_refusal("setgid", Some(gid), Gid::set_id_on_thread(gid).is_err());
-        // It returns the previous id, or -1 if a filter refuses it. Any other result was faked.
-        let plausible_result = [group, Gid::UNCHANGED].contains(&Gid::set_filesystem_id(gid));
-        let is_unchanged = read::read_filesystem_id::<Gid>().is_ok_and(|now| now == group);
-        expect_refusal("setfsgid", Some(gid), plausible_result && is_unchanged);
-        expect_refusal(
-            "setgroups",
-            Some(gid),
-            set::set_groups(ScopeKind::Thread, &[gid]).is_err(),
-        );
-    }
-    expect_refusal(
-        "setgroups",
-        None,
-        set::set_groups(ScopeKind::Thread, original_groups).is_err(),
-    );
-    refused
 }
 
 #[cfg(test)]

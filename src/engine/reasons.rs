@@ -1,4 +1,4 @@
-//! Reasons for errors: which privilege is missing, and what would be lost.
+//! Reasons for errors: the missing privilege, or the id or set that would be lost.
 
 use rustix::thread::CapabilitySet;
 
@@ -36,7 +36,7 @@ pub(super) fn order_refusal(refusal: OrderRefusal) -> Refusal {
     }
 }
 
-/// Returns what is wrong with another thread, which libc would change too.
+/// Describes the defect of another thread, which libc would change too.
 pub(super) fn other_thread(refusal: OtherThreadRefusal) -> &'static str {
     match refusal {
         OtherThreadRefusal::RealIdWouldChange => {

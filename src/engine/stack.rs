@@ -47,8 +47,8 @@ pub(crate) struct GuardStack<R: Restore> {
     has_failed: bool,
     /// The claim of this thread, by [`exclusion`].
     claim: Option<ScopeKind>,
-    /// A subscriber is handling an event or being consulted. The claim is kept meanwhile, so that no
-    /// other thread's process guard can begin, and no event is emitted for its own guards.
+    /// A subscriber is handling an event or being consulted. The claim is kept meanwhile, so that
+    /// no other thread's process guard can begin, and no event is emitted for its own guards.
     emitting: bool,
 }
 
@@ -189,8 +189,8 @@ impl<R: Restore> GuardStack<R> {
             .map(|frame| &mut frame.change)
     }
 
-    /// Returns the change of the only guard, or `None` if there are others. A process guard excludes
-    /// guards of other threads.
+    /// Returns the change of the only guard, or `None` if there are others. A process guard
+    /// excludes guards of other threads.
     pub(crate) fn sole(&mut self) -> Option<&mut R> {
         match &mut self.frames[..] {
             [frame] => Some(&mut frame.change),

@@ -88,7 +88,8 @@ pub(crate) fn effective_id_suffices<I: ReadIds>(expected: Ids<I>, before: Ids<I>
     expected.effective != before.effective && expected.filesystem == expected.effective
 }
 
-/// Sets the filesystem id of the calling thread. [`verify_ids`] must follow: the call reports nothing.
+/// Sets the filesystem id of the calling thread. [`verify_ids`] must follow: the call reports
+/// nothing.
 pub(crate) fn set_filesystem_id<I: ReadIds>(id: I) {
     I::set_filesystem_id(id);
 }
@@ -118,8 +119,8 @@ pub(crate) fn clear_ambient() -> Result<(), StepError> {
     verify_ambient(CapabilitySet::empty(), CALL)
 }
 
-/// Raises these capabilities in the ambient set of the calling thread, which has no others, and reads
-/// it back.
+/// Raises these capabilities in the ambient set of the calling thread, which has no others, and
+/// reads it back.
 pub(crate) fn raise_ambient(ambient: CapabilitySet) -> Result<(), StepError> {
     const CALL: &str = "prctl(PR_CAP_AMBIENT_RAISE)";
 
@@ -154,8 +155,8 @@ impl ParentDeathSignal {
         ))
     }
 
-    /// The signal to restore: none in a forked child, which would be sent it at the death of a parent
-    /// that is not its own.
+    /// The signal to restore: none in a forked child, which would be sent it at the death of a
+    /// parent that is not its own.
     fn in_this_process(self) -> Option<Signal> {
         self.0
             .filter(|&(_, process)| process == std::process::id())

@@ -1,10 +1,12 @@
 //! The system calls. No file here knows what a guard is.
 
 pub(crate) mod accounts;
+pub(crate) mod mismatch;
 pub(crate) mod namespace;
 pub(crate) mod read;
 pub(crate) mod set;
 pub(crate) mod signals;
+pub(crate) mod task_dir;
 pub(crate) mod threads;
 
 use nix::errno::Errno;

@@ -131,8 +131,8 @@ pub(crate) fn read_capabilities() -> Result<CapabilitySets, Error> {
 
 /// The ambient set of the calling thread, whose other sets are these.
 ///
-/// It holds no capability that is not both permitted and inheritable (`capabilities(7)`), so it costs
-/// no call if there is none.
+/// It holds no capability that is not both permitted and inheritable (`capabilities(7)`), so it
+/// costs no call if there is none.
 pub(crate) fn read_ambient(sets: CapabilitySets) -> Result<CapabilitySet, Error> {
     let mut ambient = CapabilitySet::empty();
     for capability in (sets.permitted & sets.inheritable).iter() {

@@ -22,8 +22,8 @@ pub(crate) trait SetIds: Id {
     /// effective one.
     fn set_ids(scope: ScopeKind, ids: SetResArgs<Self>) -> Result<(), Errno>;
 
-    /// `setfsgid(2)` or `setfsuid(2)`, of the calling thread. It reports no failure, and returns the
-    /// previous id.
+    /// `setfsgid(2)` or `setfsuid(2)`, of the calling thread. It reports no failure, and returns
+    /// the previous id.
     fn set_filesystem_id(id: Self) -> Self;
 
     /// `setgid(2)` or `setuid(2)` of the calling thread.

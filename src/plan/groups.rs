@@ -40,8 +40,8 @@ pub(crate) struct UnmappedId;
 
 /// Plans a change of the ids, of which at least one is requested, and returns what it requires.
 ///
-/// `may_hide_unmapped`: the user namespace does not map all ids, so an id that reads as the overflow
-/// gid might be another one.
+/// `may_hide_unmapped`: the user namespace does not map all ids, so an id that reads as the
+/// overflow gid might be another one.
 pub(crate) fn plan(
     ids: GroupIds,
     requested: RequestedIds<Gid>,
@@ -49,7 +49,8 @@ pub(crate) fn plan(
 ) -> Result<(GroupPlan, SetgidRequired), UnmappedId> {
     let is_mapped = |gid: Gid| !(may_hide_unmapped && gid == Gid::OVERFLOW);
 
-    // Each change of the real or effective id also sets the effective id, and moves the filesystem id.
+    // Each change of the real or effective id also sets the effective id, and moves the filesystem
+    // id.
     let changes_real = requested.real.is_some();
     if changes_real && !is_mapped(ids.real)
         || !is_mapped(ids.effective)
@@ -118,7 +119,7 @@ mod tests {
 
     const OUTSIDE: u32 = 9;
 
-    /// What the kernel does: `setresgid` on the four ids, `None` where it answers EPERM.
+    /// The effect of `setresgid` on the four ids, `None` where it answers EPERM.
     fn setresgid(ids: GroupIds, to: SetResArgs<Gid>, cap: bool) -> Option<GroupIds> {
         let held = |to: Option<Gid>| {
             to.is_none_or(|gid| [ids.real, ids.effective, ids.saved].contains(&gid))
@@ -196,7 +197,8 @@ mod tests {
             })
         }
 
-        /// The definition: some state that the change asks for is reached from the start, and the start from there.
+        /// The definition: some state that the change asks for is reached from the start, and the
+        /// start from there.
         fn can_round_trip(&mut self, ids: GroupIds, requested: RequestedIds<Gid>) -> bool {
             let is_requested = |inside: &GroupIds| {
                 inside.real == requested.real.unwrap_or(ids.real)
@@ -294,7 +296,8 @@ mod tests {
         );
     }
 
-    /// `ToApply` is left to the kernel: it must refuse without CAP_SETGID, or the plan would have to ask.
+    /// `ToApply` is left to the kernel: it must refuse without CAP_SETGID, or the plan would have
+    /// to ask.
     #[test]
     fn the_kernel_refuses_each_change_that_it_has_to_check() {
         for ids in all_ids() {
@@ -343,7 +346,8 @@ mod tests {
                                     Err(UnmappedId) => assert!(refused, "{ids}, {requested:?}"),
                                     Ok((plan, required)) => {
                                         assert!(!refused, "{ids}, {requested:?}");
-                                        // Whichever ids those that show as 65534 are, the kernel must refuse what is left to it.
+                                        // Whichever ids those that show as 65534 are, the kernel
+                                        // must refuse what is left to it.
                                         let all_shown = [requested.real, requested.effective]
                                             .into_iter()
                                             .flatten()
@@ -361,7 +365,8 @@ mod tests {
                                             !named_again.contains(&Some(Gid::OVERFLOW)),
                                             "{ids}, {requested:?}"
                                         );
-                                        // An id that is left alone on the way back must have been left alone on the way in.
+                                        // An id that is left alone on the way back must have been
+                                        // left alone on the way in.
                                         assert!(
                                             plan.restore.saved.is_some()
                                                 || plan.apply.saved.is_none(),

@@ -1,12 +1,13 @@
 //! The order of the steps if the user and the groups change together.
 //!
-//! Each call that changes groups must be made while CAP_SETGID is effective, and a change of the user
-//! can add it to the effective set or take it away.
+//! Each call that changes groups must be made while CAP_SETGID is effective, and a change of the
+//! user can add it to the effective set or take it away.
 
 use rustix::thread::CapabilitySet;
 
 use super::groups::SetgidRequired;
-use super::users::{OtherThread, UidMap, UserPlan, UserState};
+use super::user_state::{UidMap, UserState};
+use super::users::{OtherThread, UserPlan};
 
 /// Which of the two is applied first. It is restored last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub(crate) enum OrderRefusal {
     SetgidRequiredToRestore,
 }
 
-/// What the change of the groups requires.
+/// The privileges that the change of the groups requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupNeeds {
     /// For the group ids.
@@ -245,8 +246,8 @@ mod tests {
         }
     }
 
-    /// If the groups could be changed first but not restored last, they can be changed inside. So no
-    /// order that is not mirrored would serve more.
+    /// If the groups could be changed first but not restored last, they can be changed inside. So
+    /// no order that is not mirrored would serve more.
     #[test]
     fn setgid_that_is_effective_outside_is_effective_again_or_inside() {
         let setgid = CapabilitySet::SETGID;

@@ -1,4 +1,5 @@
-//! A model of the kernel for tests: what the calls do to the user ids and capability sets of a thread.
+//! A model of the kernel for tests: what the calls do to the user ids and capability sets of a
+//! thread.
 //!
 //! Written from kernel/sys.c, security/commoncap.c and kernel/capability.c of Linux 6.18, and not
 //! from the planner. `tests/user_model.rs` compares it with the running kernel.
@@ -46,7 +47,8 @@ pub enum Call {
         permitted: u64,
         inheritable: u64,
     },
-    /// `PR_CAP_AMBIENT_RAISE` and `PR_CAP_AMBIENT_LOWER` of one capability, `PR_CAP_AMBIENT_CLEAR_ALL`.
+    /// `PR_CAP_AMBIENT_RAISE` and `PR_CAP_AMBIENT_LOWER` of one capability,
+    /// `PR_CAP_AMBIENT_CLEAR_ALL`.
     AmbientRaise(u64),
     AmbientLower(u64),
     AmbientClearAll,

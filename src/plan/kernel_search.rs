@@ -11,8 +11,8 @@
 //!
 //! Two reductions keep the graph small. No call adds to the permitted set, so a sequence that takes
 //! from it never returns and is cut off. The ambient set can be raised again at any time while the
-//! permitted set is intact, so it matters only if raising is forbidden; then a sequence that changes
-//! it is cut off too.
+//! permitted set is intact, so it matters only if raising is forbidden; then a sequence that
+//! changes it is cut off too.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,7 +39,7 @@ pub(super) enum Profile {
 
 pub(super) const PROFILES: [Profile; 3] = [Profile::Absent, Profile::Permitted, Profile::Effective];
 
-/// What the kernel does to the sets when the ids leave or reach user 0.
+/// The effect on the sets when the ids leave or reach user 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fixup {
     Always,
@@ -131,12 +131,14 @@ impl Search {
         search
     }
 
-    /// Whether a change to these real and effective ids can be restored, after any calls to make it.
+    /// Whether a change to these real and effective ids can be restored, after any calls to make
+    /// it.
     pub(super) fn can_restore(&self, start: [u32; 4], requested: [u32; 2]) -> bool {
         self.answers[ids_index(start) * 16 + ids_index(requested)].0
     }
 
-    /// The fewest calls that restore a change which was made by one `setresuid`, over all saved ids.
+    /// The fewest calls that restore a change which was made by one `setresuid`, over all saved
+    /// ids.
     pub(super) fn fewest_calls(&self, start: [u32; 4], requested: [u32; 2]) -> Option<u8> {
         self.answers[ids_index(start) * 16 + ids_index(requested)].1
     }

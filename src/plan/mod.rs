@@ -1,4 +1,5 @@
-//! Pure decisions: which calls make a change, which restore it, and whether the restore is possible.
+//! Pure decisions: which calls make a change, which restore it, and whether the restore is
+//! possible.
 //!
 //! No file here makes a system call. Each decision is tested over every input that differs.
 
@@ -9,6 +10,7 @@ mod kernel_model;
 #[cfg(test)]
 mod kernel_search;
 pub(crate) mod permanent;
+pub(crate) mod user_state;
 pub(crate) mod users;
 
 use crate::ids::{Id, Ids};

@@ -1,4 +1,4 @@
-//! The permanent drop: which steps it takes, or what makes it impossible.
+//! The permanent drop: its steps, or the reason why it is impossible.
 
 use rustix::thread::CapabilitySet;
 
@@ -20,8 +20,8 @@ pub(crate) struct ThreadPrivileges {
     /// CAP_SETUID in the permitted set: the thread can become user 0.
     pub(crate) setuid_permitted: bool,
     pub(crate) setpcap_effective: bool,
-    /// CAP_SETPCAP in the permitted set: a capability of the bounding set can be made inheritable, for
-    /// a file that allows it.
+    /// CAP_SETPCAP in the permitted set: a capability of the bounding set can be made inheritable,
+    /// for a file that allows it.
     pub(crate) setpcap_permitted: bool,
     /// The real, effective or saved user id is 0.
     pub(crate) has_uid_0: bool,
@@ -40,7 +40,8 @@ pub(crate) struct DropRequest {
 /// The state of the process besides its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessState {
-    /// No securebit of the calling thread is set: leaving user 0 clears all sets but the inheritable one.
+    /// No securebit of the calling thread is set: leaving user 0 clears all sets but the
+    /// inheritable one.
     pub(crate) default_securebits: bool,
     pub(crate) setgroups_denied: bool,
 }
@@ -50,7 +51,8 @@ pub(crate) struct ProcessState {
 pub(crate) struct DropPlan {
     /// Set the supplementary groups: CAP_SETGID is held.
     pub(crate) sets_groups: bool,
-    /// Remove CAP_SETGID from the bounding set: user 0 stays reachable, and would be given it by an exec.
+    /// Remove CAP_SETGID from the bounding set: user 0 stays reachable, and would be given it by an
+    /// exec.
     pub(crate) drop_from_bounding_set: bool,
     /// Remove these from all sets of the only thread.
     pub(crate) capabilities_to_drop: CapabilitySet,
@@ -109,7 +111,8 @@ pub(crate) fn plan_drop(
         return Err(Blocker::SupplementaryDiffer);
     }
 
-    // An exec as user 0 gives all capabilities of the bounding set, and CAP_SETPCAP makes one inheritable.
+    // An exec as user 0 gives all capabilities of the bounding set, and CAP_SETPCAP makes one
+    // inheritable.
     let drops_others = !several && to_other_user;
     let drop_from_bounding_set = threads.iter().any(|thread| {
         let is_user_0 = request
@@ -152,7 +155,7 @@ mod tests {
     const SETUID: u8 = 2;
     const SETPCAP: u8 = 4;
 
-    /// What a kernel keeps of a thread, as far as it matters here.
+    /// The state of a thread in the kernel, as far as it matters here.
     #[derive(Clone, Copy, Debug)]
     struct Model {
         user_0: bool,
@@ -163,7 +166,8 @@ mod tests {
     }
 
     impl Model {
-        /// Every state: the sets of three capabilities, where the effective one is within the permitted one.
+        /// Every state: the sets of three capabilities, where the effective one is within the
+        /// permitted one.
         fn all() -> Vec<Model> {
             let mut all = Vec::new();
             for bits in 0..1u32 << 8 {
@@ -197,7 +201,8 @@ mod tests {
             }
         }
 
-        /// `setresuid` of all three ids (cap_emulate_setxuid in security/commoncap.c); with securebits that keep as much as can be kept.
+        /// `setresuid` of all three ids (cap_emulate_setxuid in security/commoncap.c); with
+        /// securebits that keep as much as can be kept.
         fn set_user(&mut self, user: u32, default_securebits: bool) {
             if self.user_0 && user != 0 && default_securebits {
                 (self.effective, self.permitted) = (0, 0);
@@ -321,7 +326,8 @@ mod tests {
                         "{}",
                         case()
                     );
-                    // Nothing is taken that is not there, and CAP_SETGID alone where the user stays.
+                    // Nothing is taken that is not there, and CAP_SETGID alone where the user
+                    // stays.
                     let has = |set: u8, capability: u8| set & capability != 0;
                     let taken = [
                         (CapabilitySet::SETGID, SETGID),
@@ -383,7 +389,8 @@ mod tests {
                                     nothing
                                 })
                         }
-                        // Some thread would keep a way back, or cannot make the calls that all have to make.
+                        // Some thread would keep a way back, or cannot make the calls that all have
+                        // to make.
                         Blocker::Multithreaded => {
                             threads.len() > 1
                                 && (back(nothing)

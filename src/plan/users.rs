@@ -1,54 +1,32 @@
 //! User ids: which to set for a change, how to restore them with the capability sets, and what that
 //! requires.
 //!
-//! `setresuid(2)` and `setfsuid(2)` also rewrite capability sets when an id leaves or reaches user 0
-//! (`cap_task_fix_setuid`, security/commoncap.c). So a plan predicts the whole state after each of
-//! its calls, and a change is refused unless the predicted end is exactly the start. Three rules
+//! `setresuid(2)` and `setfsuid(2)` also rewrite capability sets when an id leaves or reaches user
+//! 0 (`cap_task_fix_setuid`, security/commoncap.c). So a plan predicts the whole state after each
+//! of its calls, and a change is refused unless the predicted end is exactly the start. Three rules
 //! decide what can be restored:
 //!
 //! - Without CAP_SETUID, each id can only be set to one of the real, effective and saved ids. The
 //!   saved id is the place for the one that would otherwise be lost.
 //! - If one of the three ids is 0, one must stay 0. Otherwise the kernel clears the permitted set,
 //!   and nothing brings it back. For the same reason, a thread that has no id 0 must not take one.
-//! - The effective set can be restored by `capset(2)`, and the ambient set by `prctl(2)`, as long as
-//!   the permitted set is intact.
+//! - The effective set can be restored by `capset(2)`, and the ambient set by `prctl(2)`, as long
+//!   as the permitted set is intact.
 
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
 use super::SetResArgs;
+use super::user_state::{UidMap, UserState};
 use crate::change::RequestedIds;
-use crate::ids::{Id, Uid, UserIds};
-
-/// The capabilities that `setfsuid` moves (`CAP_FS_SET`, include/linux/capability.h).
-const FILESYSTEM_CAPABILITIES: CapabilitySet = CapabilitySet::from_bits_retain(0x1_0800_021f);
-
-/// What decides, for one thread, what a change of user ids does and whether it can be restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UserState {
-    pub(crate) ids: UserIds,
-    pub(crate) effective: CapabilitySet,
-    pub(crate) permitted: CapabilitySet,
-    pub(crate) inheritable: CapabilitySet,
-    pub(crate) ambient: CapabilitySet,
-    /// Only NO_SETUID_FIXUP, KEEP_CAPS and NO_CAP_AMBIENT_RAISE matter here.
-    pub(crate) securebits: CapabilitiesSecureBits,
-}
-
-/// What the user namespace's map of user ids says (`user_namespaces(7)`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UidMap {
-    /// User 0 is mapped. If not, the kernel never changes capabilities with the ids.
-    pub(crate) has_zero: bool,
-    /// Some ids have no mapping, so an id that reads as the overflow uid might be any of them.
-    pub(crate) may_hide_unmapped: bool,
-}
+use crate::ids::{Uid, UserIds};
 
 /// The calls for one change of the user ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UserPlan {
     pub(crate) apply: SetResArgs<Uid>,
-    /// The ambient set must be cleared after `apply`. A change that keeps 0 in the saved id keeps the
-    /// ambient set, and a program executed under the changed real id would have those capabilities.
+    /// The ambient set must be cleared after `apply`. A change that keeps 0 in the saved id keeps
+    /// the ambient set, and a program executed under the changed real id would have those
+    /// capabilities.
     pub(crate) clear_ambient: bool,
     /// The state after `apply`, and after clearing the ambient set if that is part of the plan.
     pub(crate) inside: UserState,
@@ -76,8 +54,8 @@ pub(crate) struct RestorePlan {
     pub(crate) returned: UserState,
     /// Setting the ids requires CAP_SETUID: at least one is not a current id.
     pub(crate) requires_setuid: bool,
-    /// The kernel makes capabilities effective that were not effective at the start. Signals must be
-    /// blocked until the last `capset`.
+    /// The kernel makes capabilities effective that were not effective at the start. Signals must
+    /// be blocked until the last `capset`.
     pub(crate) raises_effective: bool,
 }
 
@@ -324,43 +302,7 @@ fn lost_id(now: &UserState, original: &UserState, map: UidMap) -> Uid {
         .unwrap_or(original.ids.filesystem)
 }
 
-impl UserIds {
-    fn three(self) -> [Uid; 3] {
-        [self.real, self.effective, self.saved]
-    }
-}
-
-impl UidMap {
-    /// Whether a call can name this id, which was read.
-    fn can_name(self, uid: Uid) -> bool {
-        !(self.may_hide_unmapped && uid == Uid::OVERFLOW)
-    }
-}
-
 impl UserState {
-    fn holds(&self, uid: Uid) -> bool {
-        self.ids.three().contains(&uid)
-    }
-
-    fn holds_all(&self, args: SetResArgs<Uid>) -> bool {
-        [args.real, args.effective, args.saved]
-            .into_iter()
-            .flatten()
-            .all(|uid| self.holds(uid))
-    }
-
-    fn has_setuid(&self) -> bool {
-        self.effective.contains(CapabilitySet::SETUID)
-    }
-
-    /// Whether the kernel changes capability sets with the user ids of this thread.
-    fn has_fixup(&self, map: UidMap) -> bool {
-        map.has_zero
-            && !self
-                .securebits
-                .contains(CapabilitiesSecureBits::NO_SETUID_FIXUP)
-    }
-
     /// Chooses the saved id beside these real and effective ids.
     fn saved_id_inside(&self, real: Uid, effective: Uid, map: UidMap) -> Uid {
         let original = self.ids.three();
@@ -389,88 +331,6 @@ impl UserState {
         } else {
             current
         }
-    }
-
-    /// `setresuid(2)`; `None` if the kernel answers EPERM.
-    fn after_setresuid(mut self, args: SetResArgs<Uid>, map: UidMap) -> Option<UserState> {
-        if !self.holds_all(args) && !self.has_setuid() {
-            return None;
-        }
-        let before = self.ids;
-        let effective = args.effective.unwrap_or(before.effective);
-        self.ids = UserIds {
-            real: args.real.unwrap_or(before.real),
-            effective,
-            saved: args.saved.unwrap_or(before.saved),
-            filesystem: effective,
-        };
-        let leaves_filesystem_id =
-            args.effective.is_none() || args.effective == Some(before.filesystem);
-        if self.ids.three() == before.three() && leaves_filesystem_id {
-            self.ids.filesystem = before.filesystem;
-            return Some(self);
-        }
-        if !self.has_fixup(map) {
-            return Some(self);
-        }
-
-        // cap_emulate_setxuid in security/commoncap.c.
-        let had_root = before.three().contains(&Uid::ROOT);
-        if had_root && !self.holds(Uid::ROOT) {
-            if !self.securebits.contains(CapabilitiesSecureBits::KEEP_CAPS) {
-                self.permitted = CapabilitySet::empty();
-                self.effective = CapabilitySet::empty();
-            }
-            self.ambient = CapabilitySet::empty();
-        }
-        match (
-            before.effective == Uid::ROOT,
-            self.ids.effective == Uid::ROOT,
-        ) {
-            (true, false) => self.effective = CapabilitySet::empty(),
-            (false, true) => self.effective = self.permitted,
-            _ => {}
-        }
-        Some(self)
-    }
-
-    /// `setfsuid(2)`; `None` if the kernel ignores it.
-    fn after_setfsuid(mut self, uid: Uid, map: UidMap) -> Option<UserState> {
-        let before = self.ids.filesystem;
-        if !self.holds(uid) && before != uid && !self.has_setuid() {
-            return None;
-        }
-        self.ids.filesystem = uid;
-        if self.has_fixup(map) {
-            match (before == Uid::ROOT, uid == Uid::ROOT) {
-                (true, false) => self.effective.remove(FILESYSTEM_CAPABILITIES),
-                (false, true) => self.effective |= self.permitted & FILESYSTEM_CAPABILITIES,
-                _ => {}
-            }
-        }
-        Some(self)
-    }
-
-    /// `capset(2)` of the original sets; `None` if more than the effective set differs.
-    fn after_capset(mut self, original: &UserState) -> Option<UserState> {
-        if (self.permitted, self.inheritable) != (original.permitted, original.inheritable) {
-            return None;
-        }
-        self.effective = original.effective;
-        Some(self)
-    }
-
-    /// `PR_CAP_AMBIENT_RAISE` of each capability; `None` if it is forbidden.
-    fn after_raising(mut self, ambient: CapabilitySet) -> Option<UserState> {
-        let raisable = self.permitted & self.inheritable;
-        let forbidden = self
-            .securebits
-            .contains(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE);
-        if forbidden || !raisable.contains(ambient) {
-            return None;
-        }
-        self.ambient |= ambient;
-        Some(self)
     }
 
     /// Why `capset` does not make CAP_SETUID effective to set this id.
@@ -527,6 +387,7 @@ mod tests {
         Config, DOMAIN, FOREIGN, Fixup, Profile, Search, names_new_id,
     };
     use super::*;
+    use crate::ids::Id;
 
     const WHOLE_MAP: UidMap = UidMap {
         has_zero: true,
@@ -537,7 +398,7 @@ mod tests {
         may_hide_unmapped: false,
     };
 
-    /// What an id reads as that has no mapping in the user namespace.
+    /// The number that is read for an id without a mapping in the user namespace.
     const OVERFLOW: u32 = 65534;
     const HIDDEN: [u32; 2] = [70_001, 70_002];
 
@@ -779,8 +640,8 @@ mod tests {
         target(cred, requested) == [cred.uid, cred.euid] && cred.fsuid == cred.euid
     }
 
-    /// Plans the change for this thread. If it is served, makes all calls on the model, and requires
-    /// that they end exactly at the start. Returns the number of calls of the restore.
+    /// Plans the change for this thread. If it is served, makes all calls on the model, and
+    /// requires that they end exactly at the start. Returns the number of calls of the restore.
     fn serve(
         cred: &Cred,
         requested: RequestedIds<Uid>,
@@ -880,8 +741,8 @@ mod tests {
 
     /// Whether the search finds that the change cannot be restored if users are merged in some way.
     ///
-    /// Merging users only makes more possible: an id that is current stays current, and 0 stays apart.
-    /// So a change that cannot be restored then cannot be restored at all.
+    /// Merging users only makes more possible: an id that is current stays current, and 0 stays
+    /// apart. So a change that cannot be restored then cannot be restored at all.
     fn is_refused_if_merged(ids: [u32; 4], [real, effective]: [u32; 2], search: &Search) -> bool {
         let users = *ids.iter().chain([&real, &effective]).max().unwrap();
         (0..3_usize.pow(users)).any(|merging| {
@@ -1235,7 +1096,8 @@ mod tests {
             refused(with_caps, None, Some(0)),
             UserRefusal::PermittedWouldBeLost
         );
-        // The same with SECBIT_KEEP_CAPS, and with ambient capabilities that cannot be raised again.
+        // The same with SECBIT_KEEP_CAPS, and with ambient capabilities that cannot be raised
+        // again.
         let keeps = cred([1; 4], effective, true, false);
         assert_eq!(
             plan(&state(&keeps), requested(None, Some(0)), WHOLE_MAP).map(|_| ()),

@@ -20,6 +20,8 @@ pub const CASES: &[Case] = cases![
     Root: every_thread_follows_and_is_restored,
     Root: a_program_run_as_someone_cannot_return,
     Root: a_set_user_id_program_takes_its_rights_back,
+    Root: a_failed_change_is_rolled_back_in_its_order,
+    Root: a_switch_raises_no_capability,
 ];
 
 fn everything() -> (State, Privileges) {
@@ -202,7 +204,8 @@ fn each_call_of_a_switch_refused_or_faked() {
         }
     }
     println!("= {rows} rows, {aborts} aborts, 0 left changed");
-    assert_eq!(rows, 24);
+    // The filter refuses the way through the original user, and then the rollback too.
+    assert_eq!((rows, aborts), (24, 4));
 }
 
 fn each_call_refused_or_faked() {
@@ -243,7 +246,8 @@ fn each_call_refused_or_faked() {
         }
     }
     println!("= {rows} rows, {aborts} aborts, 0 left changed");
-    assert_eq!(rows, 96);
+    // Only where the filter refuses the restore.
+    assert_eq!((rows, aborts), (96, 16));
 }
 
 fn every_thread_follows_and_is_restored() {
@@ -333,4 +337,45 @@ fn a_set_user_id_program_takes_its_rights_back() {
         .unwrap()
         .run(|| is_inside(&root, false, None, &before));
     assert_eq!(everything(), before);
+}
+
+/// The user goes first, so a rollback restores it last: the groups need the capabilities of user 0.
+fn a_failed_change_is_rolled_back_in_its_order() {
+    let set_groups: (_, &[_]) = (calls::SYS_setgroups, &[(0, 0)]);
+    let set_ids: (_, &[_]) = (calls::SYS_setresgid, &[(1, 0)]);
+    for (call, arguments) in [set_groups, set_ids] {
+        for answer in ANSWERS {
+            kernel::passes_in_child(|| {
+                kernel::start_from([1000; 4], &[1000]);
+                kernel::raw_setresuid(Some(1000), Some(1000), Some(0)).unwrap();
+                sandbox::answer(call, arguments, answer);
+                kernel::set_death_signal(libc::SIGTERM);
+                let before = everything();
+                IdentityGuard::assume_effective_on_thread(&Identity::new(0, 0)).unwrap_err();
+                assert_eq!(everything(), before, "{answer:?}");
+            });
+        }
+    }
+}
+
+/// The restore sets the capability sets, because CAP_SETPCAP was not effective before.
+fn a_switch_raises_no_capability() {
+    kernel::lower_capabilities(kernel::CAP_SETPCAP);
+    let before = everything();
+    let client = |groups: [u32; 2]| Identity::new(1000, 1000).supplementary(groups);
+    let effective = || kernel::capabilities().effective;
+    let mut guard = IdentityGuard::assume_effective_on_thread(&client([1010, 1011])).unwrap();
+    assert_eq!(effective(), 0);
+    // Nothing has to be set: the groups are the same, in another order.
+    guard.switch_to(&client([1011, 1010])).unwrap();
+    assert_eq!(effective(), 0);
+    guard.switch_to(&client([1011, 1012])).unwrap();
+    assert_eq!(effective(), 0);
+    sandbox::refuse(calls::SYS_setresuid, &[(1, 1001)]);
+    guard.switch_to(&Identity::new(1001, 1001)).unwrap_err();
+    assert_eq!(effective(), 0);
+    drop(guard);
+    let mut now = everything();
+    now.1.no_new_privs = before.1.no_new_privs;
+    assert_eq!(now, before);
 }

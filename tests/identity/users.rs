@@ -3,10 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::cases;
-use crate::common::Case;
 use crate::common::kernel::{self, CAP_SETUID, Capabilities, Privileges, State};
+use crate::common::sandbox::{self, Answer};
 use crate::common::sibling::Sibling;
-use privilege_guard::{Error, GroupGuard, IrreversibleReason, UserChange, UserGuard, UserIds};
+use crate::common::{Case, calls, subscriber};
+use nix::errno::Errno;
+use privilege_guard::{
+    Error, GroupGuard, IrreversibleReason, RestoreError, Thread, Unrestored, UserChange, UserGuard,
+    UserIds,
+};
 
 pub const CASES: &[Case] = cases![
     Root: walk,
@@ -16,6 +21,11 @@ pub const CASES: &[Case] = cases![
     Root: switching_goes_through_the_original_user,
     Root: a_switch_keeps_the_ambient_set_for_the_restore,
     Root: an_effective_user_cannot_signal_the_process,
+    Root: a_thread_that_libc_skips_is_found,
+    Root: each_call_of_a_change_refused_or_faked,
+    Root: each_call_of_a_restore_refused_or_faked,
+    Root + user_namespace: an_unmapped_id_that_would_have_to_be_restored,
+    Root: errno_is_preserved,
 ];
 
 /// All that a guard of users must restore.
@@ -350,4 +360,204 @@ fn an_effective_user_cannot_signal_the_process() {
     };
     assert!(!started(false));
     assert!(started(true));
+}
+
+/// libc reaches no other thread if `tgkill` is refused, and reports success.
+fn a_thread_that_libc_skips_is_found() {
+    let refuse = || sandbox::refuse(libc::SYS_tgkill, &[]);
+    kernel::passes_in_child(|| {
+        let other = Sibling::start();
+        let other_id = other.thread().unsigned_abs();
+        refuse();
+        let before = kernel::all_threads();
+        let error = UserGuard::assume_effective(1000).unwrap_err();
+        assert!(
+            matches!(error, Error::ThreadNotChanged { thread_id, .. } if thread_id == other_id),
+            "{error}"
+        );
+        assert_eq!(kernel::all_threads(), before);
+    });
+    kernel::passes_in_child(|| {
+        let other = Sibling::start();
+        let expected = Unrestored::OtherThread {
+            thread_id: other.thread().unsigned_abs(),
+        };
+        let guard = UserGuard::assume_effective(1000).unwrap();
+        refuse();
+        let error = guard.restore().unwrap_err();
+        assert!(
+            matches!(&error, RestoreError::Refused { what, .. } if *what == expected),
+            "{error}"
+        );
+    });
+}
+
+/// A start whose restore makes every call: the filesystem id is odd, and CAP_CHOWN is ambient.
+fn start_with_everything_to_restore() -> (State, Privileges) {
+    let all = kernel::capabilities().permitted;
+    kernel::raw_setresuid(Some(0), Some(2), Some(0)).unwrap();
+    kernel::set_capabilities(Capabilities {
+        effective: all,
+        permitted: all,
+        inheritable: 1,
+    });
+    // SAFETY: numbers only.
+    let made = unsafe {
+        libc::syscall(calls::SYS_setfsuid, 9);
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 0, 0, 0)
+    };
+    assert_eq!(made, 0);
+    kernel::set_death_signal(libc::SIGTERM);
+    everything()
+}
+
+type Filtered = (libc::c_long, &'static [(u8, u32)]);
+
+const SET_SIGNAL: Filtered = (libc::SYS_prctl, &[(0, libc::PR_SET_PDEATHSIG as u32)]);
+const REFUSED_AND_FAKED: [Answer; 2] = [Answer::Errno(libc::EPERM), Answer::SuccessWithoutDoing];
+
+fn to_user_0() -> Result<UserGuard<Thread>, Error> {
+    UserGuard::assume_effective_on_thread(0)
+}
+
+fn to_user_9() -> Result<UserGuard<Thread>, Error> {
+    UserGuard::assume_real_and_effective_on_thread(9)
+}
+
+/// What the filter itself sets is not part of the state.
+fn ignoring_no_new_privs(mut state: (State, Privileges)) -> (State, Privileges) {
+    state.1.no_new_privs = false;
+    state
+}
+
+fn each_call_of_a_change_refused_or_faked() {
+    type Begin = fn() -> Result<UserGuard<Thread>, Error>;
+    const CLEAR: &[(u8, u32)] = &[
+        (0, libc::PR_CAP_AMBIENT as u32),
+        (1, libc::PR_CAP_AMBIENT_CLEAR_ALL as u32),
+    ];
+    let rows: [(Begin, Filtered); 5] = [
+        (to_user_9, (calls::SYS_setresuid, &[(1, 9)])),
+        (to_user_9, (libc::SYS_prctl, CLEAR)),
+        (to_user_0, (calls::SYS_setresuid, &[(1, 0)])),
+        (to_user_0, (libc::SYS_capset, &[])),
+        (to_user_0, SET_SIGNAL),
+    ];
+    for (begin, (call, arguments)) in rows {
+        for answer in REFUSED_AND_FAKED {
+            // A faked answer of these is noticed only when it matters: when the restore makes them.
+            let is_probed = [libc::SYS_capset, SET_SIGNAL.0].contains(&call) && arguments != CLEAR;
+            if is_probed && answer == Answer::SuccessWithoutDoing {
+                continue;
+            }
+            kernel::passes_in_child(|| {
+                let before = ignoring_no_new_privs(start_with_everything_to_restore());
+                sandbox::answer(call, arguments, answer);
+                let error = begin().unwrap_err();
+                let now = ignoring_no_new_privs(everything());
+                assert_eq!(now, before, "{arguments:?}, {answer:?}: {error}");
+            });
+        }
+    }
+}
+
+fn each_call_of_a_restore_refused_or_faked() {
+    type Begin = fn() -> Result<UserGuard<Thread>, Error>;
+    const RAISE: &[(u8, u32)] = &[
+        (0, libc::PR_CAP_AMBIENT as u32),
+        (1, libc::PR_CAP_AMBIENT_RAISE as u32),
+    ];
+    let rows: [(Begin, Filtered, &str); 5] = [
+        (to_user_0, (calls::SYS_setresuid, &[(1, 2)]), "setresuid"),
+        (to_user_0, (calls::SYS_setfsuid, &[(0, 9)]), "setresuid"),
+        (to_user_0, (libc::SYS_capset, &[]), "capset"),
+        (
+            to_user_9,
+            (libc::SYS_prctl, RAISE),
+            "prctl(PR_CAP_AMBIENT_RAISE)",
+        ),
+        (to_user_9, SET_SIGNAL, "prctl(PR_SET_PDEATHSIG)"),
+    ];
+    for (begin, (filtered, arguments), expected) in rows {
+        for answer in REFUSED_AND_FAKED {
+            kernel::passes_in_child(|| {
+                let before = ignoring_no_new_privs(start_with_everything_to_restore());
+                let guard = begin().unwrap();
+                sandbox::answer(filtered, arguments, answer);
+                let error = guard.restore().unwrap_err();
+                assert!(
+                    matches!(error, RestoreError::Refused { call, .. } if call == expected),
+                    "{error:?}"
+                );
+                assert_ne!(ignoring_no_new_privs(everything()), before, "{error}");
+            });
+            let line = kernel::aborts(|| {
+                start_with_everything_to_restore();
+                let guard = begin().unwrap();
+                sandbox::answer(filtered, arguments, answer);
+                drop(guard);
+            });
+            assert!(line.contains(expected), "{line}");
+        }
+    }
+}
+
+/// No call could set it again: in this namespace, only user 0 is mapped.
+fn an_unmapped_id_that_would_have_to_be_restored() {
+    // If the saved id reads as the real one, the saved id would seem to keep it.
+    for saved in [1000, 0] {
+        kernel::passes_in_child(|| {
+            kernel::raw_setresuid(Some(1000), Some(0), Some(saved)).unwrap();
+            kernel::enter_user_namespace();
+            std::fs::write("/proc/self/uid_map", "0 0 1").unwrap();
+            let before = everything();
+            let shown = if saved == 0 { 0 } else { 65534 };
+            assert_eq!(before.1.users, [65534, 0, shown, 0]);
+            for begun in [
+                UserGuard::assume_real_and_effective_on_thread(0).map(drop),
+                UserGuard::assume_real_and_effective(0).map(drop),
+            ] {
+                let error = begun.unwrap_err();
+                assert!(
+                    matches!(
+                        error,
+                        Error::Irreversible {
+                            reason: IrreversibleReason::Unmapped,
+                            ..
+                        }
+                    ),
+                    "{error}"
+                );
+                assert_eq!(everything(), before);
+            }
+        });
+    }
+}
+
+/// The end of a guard sets `errno` in two cases: a subscriber does, or libc does when a call fails.
+fn errno_is_preserved() {
+    const BEFORE: i32 = 71;
+    const OF_THE_FUNCTION: i32 = 72;
+    kernel::passes_in_child(|| {
+        let guard = UserGuard::assume_effective(1000).unwrap();
+        sandbox::refuse(calls::SYS_setresuid, &[]);
+        Errno::set_raw(BEFORE);
+        let restored = guard.restore();
+        assert_eq!(Errno::last_raw(), BEFORE);
+        assert!(restored.is_err());
+    });
+    subscriber::listen_and(|| Errno::set_raw(libc::EIO));
+    let guard = UserGuard::assume_effective_on_thread(1000).unwrap();
+    Errno::set_raw(BEFORE);
+    drop(guard);
+    assert_eq!(Errno::last_raw(), BEFORE);
+    let guard = UserGuard::assume_effective_on_thread(1000).unwrap();
+    Errno::set_raw(BEFORE);
+    guard.restore().unwrap();
+    assert_eq!(Errno::last_raw(), BEFORE);
+    let guard = UserGuard::assume_effective_on_thread(1000).unwrap();
+    Errno::set_raw(BEFORE);
+    guard.run(|| Errno::set_raw(OF_THE_FUNCTION));
+    assert_eq!(Errno::last_raw(), OF_THE_FUNCTION);
+    assert_eq!(subscriber::told().len(), 3);
 }

@@ -1,19 +1,20 @@
-//! Error types. Each message says what failed, what the ids are, and what would help.
+//! The error of a change of identity.
 
 use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
 
-use crate::ids::{Gid, GroupIds, Uid, UserIds};
+use super::errno::DisplayErrno;
 
 /// An error from changing identity, or from reading it. Nothing is changed when it is returned.
 ///
 /// "Nothing is changed" holds for the calling thread. In process scope, other threads have the ids
 /// that they had, but those that were changed and rolled back have lost their parent-death signal.
 ///
-/// It converts into [`io::Error`] with the kinds `PermissionDenied`, `InvalidInput` and `WouldBlock`
-/// if they fit. [`into_os_error`](Error::into_os_error) makes one with an error number.
+/// It converts into [`io::Error`] with the kinds `PermissionDenied`, `InvalidInput` and
+/// `WouldBlock` if they fit. [`into_os_error`](Error::into_os_error) makes one with an error
+/// number.
 ///
 /// # Examples
 /// ```
@@ -52,7 +53,8 @@ pub enum Error {
 
     /// A requested group has no mapping in this user namespace.
     #[error(
-        "cannot change to {requested} (ids now: {ids}): a group is not mapped in this user namespace; \
+        "cannot change to {requested} (ids now: {ids}): a group is not mapped in this user \
+         namespace; \
          /proc/self/gid_map lists the mapped ids"
     )]
     UnmappedGid {
@@ -64,7 +66,8 @@ pub enum Error {
 
     /// A requested user has no mapping in this user namespace.
     #[error(
-        "cannot change to {requested} (ids now: {ids}): a user is not mapped in this user namespace; \
+        "cannot change to {requested} (ids now: {ids}): a user is not mapped in this user \
+         namespace; \
          /proc/self/uid_map lists the mapped ids"
     )]
     UnmappedUid {
@@ -92,7 +95,7 @@ pub enum Error {
         requested: String,
         /// The calling thread's ids.
         ids: String,
-        /// What could not be restored.
+        /// The part that could not be restored.
         reason: IrreversibleReason,
     },
 
@@ -114,7 +117,8 @@ pub enum Error {
 
     /// A system call that only reads was refused, or its result cannot be true.
     #[error(
-        "{call}: {}; nothing is changed without its result, so a seccomp filter must allow this call",
+        "{call}: {}; nothing is changed without its result, so a seccomp filter must allow this \
+         call",
         DisplayErrno(os_error)
     )]
     ReadFailed {
@@ -155,7 +159,7 @@ pub enum Error {
         DisplayErrno(os_error)
     )]
     ThreadsUnreadable {
-        /// What failed.
+        /// The operation that failed.
         os_error: io::Error,
     },
 
@@ -182,7 +186,8 @@ pub enum Error {
     /// filter refuses `tgkill` or fakes the change, or if the thread was started by a raw `clone`.
     #[error(
         "cannot change to {requested} in the whole process: libc left thread {thread_id} ({name}) \
-         unchanged (is the signal queue full, or does a seccomp filter interfere?); use a thread guard"
+         unchanged (is the signal queue full, or does a seccomp filter interfere?); use a thread \
+         guard"
     )]
     ThreadNotChanged {
         /// The change.
@@ -272,23 +277,28 @@ impl fmt::Display for IrreversibleReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CapabilityRequired => {
-                "one of these ids could not be restored without CAP_SETGID; assume_effective leaves \
+                "one of these ids could not be restored without CAP_SETGID; assume_effective \
+                 leaves \
                  the other ids alone, and PermanentDrop drops them permanently"
             }
             Self::SetuidRequired => {
                 "one of these ids could not be restored without CAP_SETUID in the effective set; \
-                 assume_effective leaves the other ids alone, and PermanentDrop drops them permanently"
+                 assume_effective leaves the other ids alone, and PermanentDrop drops them \
+                 permanently"
             }
             Self::CapabilitiesLost => {
                 "the kernel would clear capability sets that could not be restored \
-                 (it does so when the last user id that is 0 changes); assume_effective keeps one at 0"
+                 (it does so when the last user id that is 0 changes); assume_effective keeps \
+                 one at 0"
             }
             Self::AmbientSetLost => {
-                "the ambient capability set must be cleared meanwhile, and SECBIT_NO_CAP_AMBIENT_RAISE \
+                "the ambient capability set must be cleared meanwhile, and \
+                 SECBIT_NO_CAP_AMBIENT_RAISE \
                  forbids raising it again; clear the ambient set first, or use assume_effective"
             }
             Self::Unmapped => {
-                "an id or group to be restored reads as 65534 and might have no mapping in this user \
+                "an id or group to be restored reads as 65534 and might have no mapping in this \
+                 user \
                  namespace; map it there (/proc/self/gid_map, /proc/self/uid_map)"
             }
         })
@@ -348,9 +358,9 @@ impl Error {
     /// Returns the error number for a caller that answers with one, such as a FUSE server.
     ///
     /// EPERM for [`NotPermitted`](Error::NotPermitted), [`Irreversible`](Error::Irreversible) and
-    /// [`ThreadDiffers`](Error::ThreadDiffers); EINVAL for ids that are reserved or not mapped and for
-    /// too many groups; EAGAIN for [`Busy`](Error::Busy); EIO for a call that was faked and for a
-    /// skipped thread; otherwise the kernel's own number. `None` for misuse of a guard.
+    /// [`ThreadDiffers`](Error::ThreadDiffers); EINVAL for ids that are reserved or not mapped and
+    /// for too many groups; EAGAIN for [`Busy`](Error::Busy); EIO for a call that was faked and for
+    /// a skipped thread; otherwise the kernel's own number. `None` for misuse of a guard.
     ///
     /// # Examples
     /// ```
@@ -392,7 +402,7 @@ impl Error {
         io::Error::from_raw_os_error(self.raw_os_error().unwrap_or(Errno::EINVAL as i32))
     }
 
-    fn kind(&self) -> io::ErrorKind {
+    pub(super) fn kind(&self) -> io::ErrorKind {
         match self {
             Error::SyscallFailed { os_error, .. } | Error::ReadFailed { os_error, .. } => {
                 os_error.kind()
@@ -413,366 +423,4 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         io::Error::new(error.kind(), error)
     }
-}
-
-/// An error of `restore`: the guard did not restore the original identity, or has not yet.
-///
-/// It deliberately does not implement [`std::error::Error`]: `?` must not pass it on as if nothing
-/// had changed, in a program that goes on under the wrong identity.
-/// After [`Refused`](RestoreError::Refused), end the process.
-///
-/// # Examples
-/// ```
-/// use privilege_guard::{GroupGuard, GroupIds};
-///
-/// let guard = GroupGuard::assume_effective(GroupIds::current()?.real)?;
-/// if let Err(error) = guard.restore() {
-///     eprintln!("{error}");
-///     std::process::exit(1);
-/// }
-/// # Ok::<(), privilege_guard::Error>(())
-/// ```
-///
-/// The operator `?` does not compile:
-/// ```compile_fail
-/// fn work() -> Result<(), Box<dyn std::error::Error>> {
-///     let guard = privilege_guard::GroupGuard::assume(1004)?;
-///     guard.restore()?;
-///     Ok(())
-/// }
-/// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum RestoreError {
-    /// The restore was refused. **The process is still under the wrong identity: end it.**
-    ///
-    /// The guard stays active and is never restored. Dropping a guard that was created before it
-    /// aborts.
-    Refused {
-        /// What could not be restored.
-        what: Unrestored,
-        /// The system call that failed.
-        call: &'static str,
-        /// The kernel's answer.
-        os_error: io::Error,
-        /// The required capability, if it was effective before and is not any more.
-        lost_capability: Option<&'static str>,
-    },
-
-    /// Guards created after this one are active. The restore is deferred until they end.
-    NotInnermost,
-
-    /// The thread is ending, and the guard has been restored.
-    ThreadEnding,
-}
-
-impl RestoreError {
-    /// Returns the kernel's error number, if a system call failed.
-    pub fn raw_os_error(&self) -> Option<i32> {
-        match self {
-            Self::Refused { os_error, .. } => os_error.raw_os_error(),
-            Self::NotInnermost | Self::ThreadEnding => None,
-        }
-    }
-}
-
-impl fmt::Display for RestoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused {
-                what,
-                call,
-                os_error,
-                lost_capability,
-            } => {
-                write!(
-                    f,
-                    "cannot restore {what}: {call}: {}",
-                    DisplayErrno(os_error)
-                )?;
-                if let Some(capability) = lost_capability {
-                    write!(
-                        f,
-                        "; {capability} is not effective any more (did the program change its user \
-                         while the guard was active? end the guards in reverse order)"
-                    )?;
-                }
-                f.write_str("; the process is under the wrong identity and must end")
-            }
-            Self::NotInnermost => Error::NotInnermost.fmt(f),
-            Self::ThreadEnding => {
-                f.write_str("this thread is ending, and the guard has been restored")
-            }
-        }
-    }
-}
-
-/// The part of an identity that could not be restored, with its original value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Unrestored {
-    /// The group ids.
-    GroupIds(GroupIds),
-    /// The user ids.
-    UserIds(UserIds),
-    /// The filesystem group id. The other group ids are restored.
-    FilesystemGid(Gid),
-    /// The filesystem user id. The other user ids are restored.
-    FilesystemUid(Uid),
-    /// The supplementary groups.
-    SupplementaryGroups,
-    /// The capability sets.
-    Capabilities,
-    /// The parent-death signal.
-    ParentDeathSignal,
-    /// The identity of another thread, which libc skipped or which could not be read.
-    OtherThread {
-        /// The thread's id (`gettid(2)`), or 0 if the threads could not be read.
-        thread_id: u32,
-    },
-}
-
-impl fmt::Display for Unrestored {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::GroupIds(ids) => write!(f, "the group ids ({ids})"),
-            Self::UserIds(ids) => write!(f, "the user ids ({ids})"),
-            Self::FilesystemGid(id) => write!(f, "the filesystem group id ({id})"),
-            Self::FilesystemUid(id) => write!(f, "the filesystem user id ({id})"),
-            Self::SupplementaryGroups => f.write_str("the supplementary groups"),
-            Self::Capabilities => f.write_str("the capability sets"),
-            Self::ParentDeathSignal => f.write_str("the parent-death signal"),
-            Self::OtherThread { thread_id: 0 } => f.write_str("the identity of other threads"),
-            Self::OtherThread { thread_id } => write!(f, "the identity of thread {thread_id}"),
-        }
-    }
-}
-
-/// An error from parsing an id or identity, or from looking a name up. Nothing is changed.
-///
-/// # Examples
-/// ```
-/// use privilege_guard::{Identity, LookupError};
-///
-/// let error = "alice:staff:admins".parse::<Identity>().unwrap_err();
-/// assert!(matches!(error, LookupError::ParseIdentity { .. }));
-/// ```
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LookupError {
-    /// The string is not a group ID.
-    #[error(
-        "{text:?} is not a group ID: decimal digits from 0 to 4294967294 are accepted; \
-         for the name of a group use Gid::from_group_name"
-    )]
-    ParseGid {
-        /// The string.
-        text: String,
-    },
-
-    /// The string is not a user ID.
-    #[error(
-        "{text:?} is not a user ID: decimal digits from 0 to 4294967294 are accepted; \
-         for the name of a user use Uid::from_user_name"
-    )]
-    ParseUid {
-        /// The string.
-        text: String,
-    },
-
-    /// The string is not an identity.
-    #[error(
-        "{text:?} is not an identity: {problem}; accepted are a user (\"alice\", \"1000\") with its \
-         account's groups, or a user and a group (\"alice:staff\", \"1000:1000\") without \
-         supplementary groups"
-    )]
-    ParseIdentity {
-        /// The string.
-        text: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-
-    /// No group has this name.
-    #[error(
-        "no group is named {name:?}; `getent group` lists the groups, and a number is parsed \
-         with \"1004\".parse()"
-    )]
-    UnknownGroup {
-        /// The name.
-        name: String,
-    },
-
-    /// No user has this name.
-    #[error("no user is named {name:?}; `getent passwd` lists the users")]
-    UnknownUser {
-        /// The name.
-        name: String,
-    },
-
-    /// No account has this user ID, so its groups are unknown.
-    #[error(
-        "no account has the user ID {uid}, so its group is unknown; name a group too (\"{uid}:GROUP\")"
-    )]
-    UnknownUid {
-        /// The user ID.
-        uid: u32,
-    },
-
-    /// The database of groups or users could not be read.
-    #[error("{name:?} could not be looked up: {}", DisplayErrno(os_error))]
-    Lookup {
-        /// The name or number that was looked up.
-        name: String,
-        /// The system's answer.
-        os_error: io::Error,
-    },
-}
-
-impl From<LookupError> for io::Error {
-    fn from(error: LookupError) -> Self {
-        let kind = match &error {
-            LookupError::ParseGid { .. }
-            | LookupError::ParseUid { .. }
-            | LookupError::ParseIdentity { .. } => io::ErrorKind::InvalidInput,
-            LookupError::UnknownGroup { .. }
-            | LookupError::UnknownUser { .. }
-            | LookupError::UnknownUid { .. } => io::ErrorKind::NotFound,
-            LookupError::Lookup { os_error, .. } => os_error.kind(),
-        };
-        io::Error::new(kind, error)
-    }
-}
-
-/// An error from a permanent drop. Unless it is [`StillPrivileged`](DropError::StillPrivileged),
-/// nothing is changed.
-///
-/// If [`drop_permanently`](crate::Guard::drop_permanently) returns it, the guard has been restored, as
-/// by a drop.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DropError {
-    /// A part of the drop failed as a change does.
-    #[error(transparent)]
-    Change(#[from] Error),
-
-    /// A guard is active, on this thread or another. Its restore would undo the drop.
-    #[error(
-        "a guard is active, on this thread or another, and its restore would undo the drop; end it first"
-    )]
-    GuardsActive,
-
-    /// Some threads hold CAP_SETGID or could regain it, which no other thread can prevent.
-    #[error(
-        "the process has {threads} threads, and some hold or could regain CAP_SETGID, which cannot be \
-         removed from another thread; drop privileges before starting threads, or drop to another user \
-         too, from user 0 with default securebits and an empty inheritable set"
-    )]
-    Multithreaded {
-        /// The number of threads.
-        threads: usize,
-    },
-
-    /// Another thread's ids or groups differ from the calling thread's, and a rollback would not restore
-    /// them.
-    #[error(
-        "thread {thread_id} ({name}) has {finding} than the calling thread, and a failed drop would \
-         not restore them; give all threads the same identity first, or drop before starting threads"
-    )]
-    ThreadDiffers {
-        /// The other thread's id (`gettid(2)`).
-        thread_id: u32,
-        /// The other thread's name.
-        name: String,
-        /// The difference.
-        finding: &'static str,
-    },
-
-    /// CAP_SETGID is held but not effective. It cannot be used, and would still be held after the drop.
-    #[error(
-        "CAP_SETGID is held but not effective, and would be kept; raise it into the effective set first, or drop it"
-    )]
-    SetgidNotEffective,
-
-    /// The drop is to another user, and CAP_SETUID is not effective on every thread.
-    #[error(
-        "cannot become user {user}: this requires CAP_SETUID in the effective set of every thread; \
-         run as root, or leave the user out"
-    )]
-    MissingSetuid {
-        /// The requested user.
-        user: u32,
-    },
-
-    /// User 0 stays reachable, so CAP_SETGID must leave the bounding set, and CAP_SETPCAP is not
-    /// effective.
-    #[error(
-        "user 0 stays reachable, and an exec as user 0 would regain CAP_SETGID: removing it from the \
-         bounding set requires CAP_SETPCAP; run with it, or drop to another user too"
-    )]
-    MissingSetpcap,
-
-    /// `setgroups` is denied in this user namespace, so the supplementary groups cannot be dropped.
-    #[error(
-        "setgroups is denied in this user namespace (/proc/self/setgroups), so supplementary groups \
-         cannot be dropped"
-    )]
-    SetgroupsDenied,
-
-    /// A kernel thread in this process, of an io_uring or of vhost, keeps the identity under which it
-    /// was created.
-    #[error(
-        "thread {thread_id} is a kernel thread of an io_uring (or of vhost), which keeps its groups; \
-         close it first, and create it after the drop"
-    )]
-    KernelWorker {
-        /// The thread's id.
-        thread_id: u32,
-    },
-
-    /// The requested user has no mapping in this user namespace.
-    #[error(
-        "cannot become user {user}: not mapped in this user namespace; /proc/self/uid_map lists the \
-         mapped ids"
-    )]
-    UnmappedUid {
-        /// The requested user.
-        user: u32,
-    },
-
-    /// The drop could not be completed, or does not hold. **The process has neither its old nor its new
-    /// identity: end it.**
-    #[error("the permanent drop does not hold: {finding}; end the process")]
-    StillPrivileged {
-        /// The finding.
-        finding: String,
-    },
-}
-
-impl From<DropError> for io::Error {
-    fn from(error: DropError) -> Self {
-        let kind = match &error {
-            DropError::Change(error) => error.kind(),
-            DropError::GuardsActive | DropError::UnmappedUid { .. } => io::ErrorKind::InvalidInput,
-            _ => io::ErrorKind::PermissionDenied,
-        };
-        io::Error::new(kind, error)
-    }
-}
-
-/// The answer of the system, in words.
-pub(crate) struct DisplayErrno<'a>(pub(crate) &'a io::Error);
-
-impl fmt::Display for DisplayErrno<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.raw_os_error() {
-            Some(code) => write!(f, "{}", Errno::from_raw(code)),
-            None => self.0.fmt(f),
-        }
-    }
-}
-
-/// The error for a call that returned success although nothing changed.
-pub(crate) fn no_effect_error() -> io::Error {
-    io::Error::other("it reported success without effect (a seccomp filter?)")
 }

@@ -1,0 +1,165 @@
+//! Whether each thread of this process is as expected.
+
+use std::collections::HashSet;
+use std::io;
+use std::time::{Duration, Instant};
+
+use procfs::process::Status;
+
+use super::task_dir::{
+    Looked, TaskDir, ThreadKey, group_ids, is_kernel_worker, too_fast, user_ids,
+};
+use crate::ids::{Gid, GroupIds, Ids, UserIds};
+
+/// How long a thread may show other ids than expected, since libc skips threads that are ending.
+const EXITING_THREAD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long to look for a moment at which all threads can be listed.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The identity that every thread must have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected<'a> {
+    pub(crate) user_ids: Option<UserIds>,
+    pub(crate) group_ids: Option<GroupIds>,
+    /// Sorted, as the kernel keeps them.
+    pub(crate) groups: Option<&'a [Gid]>,
+    /// The effective ids tell of all: one call set them, and it moved them.
+    pub(crate) effective_suffices: bool,
+}
+
+/// A thread that is not as expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mismatch {
+    pub(crate) thread_id: u32,
+    pub(crate) name: String,
+    pub(crate) finding: &'static str,
+}
+
+impl TaskDir {
+    /// Returns the first thread that is not as expected, and stays so for
+    /// [`EXITING_THREAD_TIMEOUT`].
+    ///
+    /// The cost with one thread is one system call.
+    pub(crate) fn find_mismatch(&self, expected: &Expected<'_>) -> io::Result<Option<Mismatch>> {
+        let started = Instant::now();
+        let mut settled = HashSet::new();
+        loop {
+            if self.count()? == 1 {
+                return Ok(None);
+            }
+            let listed = self.list()?;
+            let count = self.count()?;
+            let (mut existing, mut mismatch, mut has_ended_some) = (0, None, false);
+            for &key in &listed {
+                let exists = if settled.contains(&key) {
+                    self.exists(key)?
+                } else {
+                    match self.compare(key, expected)? {
+                        Looked::Found(None) => settled.insert(key),
+                        Looked::Found(Some(found)) => {
+                            mismatch.get_or_insert(found);
+                            true
+                        }
+                        // It might have started a thread that is not in this list.
+                        Looked::Gone => {
+                            has_ended_some = settled.insert(key);
+                            self.exists(key)?
+                        }
+                    }
+                };
+                existing += u64::from(exists);
+            }
+            // The kernel goes through its list by position, and skips a thread if one before it
+            // ends. As many as were counted, and are still there, are all that there were.
+            let is_complete = existing >= count && !has_ended_some;
+            let timeout = if mismatch.is_some() {
+                EXITING_THREAD_TIMEOUT
+            } else {
+                LISTING_TIMEOUT
+            };
+            match mismatch {
+                None if is_complete => return Ok(None),
+                _ if started.elapsed() < timeout => std::thread::sleep(Duration::from_micros(50)),
+                Some(mismatch) => return Ok(Some(mismatch)),
+                None => return Err(too_fast()),
+            }
+        }
+    }
+
+    fn compare(
+        &self,
+        key: ThreadKey,
+        expected: &Expected<'_>,
+    ) -> io::Result<Looked<Option<Mismatch>>> {
+        let finding = if expected.effective_suffices {
+            match self.owner(key)? {
+                Looked::Gone => return Ok(Looked::Gone),
+                Looked::Found((uid, gid)) => {
+                    let user = expected.user_ids.is_some_and(|ids| ids.effective != uid);
+                    let group = expected.group_ids.is_some_and(|ids| ids.effective != gid);
+                    first_finding(user, group, false)
+                }
+            }
+        } else {
+            match self.status(key)? {
+                Looked::Gone => return Ok(Looked::Gone),
+                Looked::Found(status) => {
+                    let user = expected
+                        .user_ids
+                        .is_some_and(|ids| differ(user_ids(&status), ids));
+                    let group = expected
+                        .group_ids
+                        .is_some_and(|ids| differ(group_ids(&status), ids));
+                    let groups = expected
+                        .groups
+                        .is_some_and(|groups| !has_groups(&status, groups));
+                    first_finding(user, group, groups)
+                }
+            }
+        };
+        let Some(finding) = finding else {
+            return Ok(Looked::Found(None));
+        };
+        match self.flags(key)? {
+            None => Ok(Looked::Gone),
+            Some(flags) if is_kernel_worker(flags) => Ok(Looked::Found(None)),
+            Some(_) => {
+                let name = self.name(key.thread_id).unwrap_or_default();
+                Ok(Looked::Found(Some(Mismatch {
+                    thread_id: key.thread_id,
+                    name,
+                    finding,
+                })))
+            }
+        }
+    }
+}
+
+/// The filesystem id is not compared: the calls for all threads make it the effective one, and the
+/// calling thread may have another one.
+pub(crate) fn differ<I: Copy + Eq>(shown: Ids<I>, expected: Ids<I>) -> bool {
+    let [real, effective, saved, _] = expected.to_array();
+    [shown.real, shown.effective, shown.saved] != [real, effective, saved]
+}
+
+fn first_finding(user: bool, group: bool, groups: bool) -> Option<&'static str> {
+    let findings = [
+        (user, "has other user ids"),
+        (group, "has other group ids"),
+        (groups, "has other supplementary groups"),
+    ];
+    findings
+        .into_iter()
+        .find_map(|(is_so, finding)| is_so.then_some(finding))
+}
+
+fn has_groups(status: &Status, sorted: &[Gid]) -> bool {
+    // The kernel shows them sorted.
+    status.groups.len() == sorted.len()
+        && status
+            .groups
+            .iter()
+            .zip(sorted)
+            .all(|(&shown, gid)| Gid::from_raw(shown) == *gid)
+}

@@ -1,0 +1,285 @@
+//! `/proc/self/task`: the list of threads, and the contents of their files (`proc(5)`).
+
+use std::cell::RefCell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use procfs::process::{Stat, Status};
+use procfs::{FromBufRead, FromRead, ProcError};
+use rustix::fs::{AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, SeekFrom};
+
+use crate::ids::{Gid, GroupIds, Ids, Uid, UserIds};
+
+/// Flags of a thread that the kernel put into the process: PF_IO_WORKER and, since Linux 6.4,
+/// PF_USER_WORKER (include/linux/sched.h). Its name is no sign: any thread can have it.
+const PF_KERNEL_WORKER: u32 = 0x10 | 0x4000;
+
+/// A thread that is ending and will not return to user space.
+const PF_EXITING: u32 = 0x4;
+
+/// A directory entry: the thread's id, and the number of its inode, which no other thread with this
+/// id has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ThreadKey {
+    pub(super) thread_id: u32,
+    inode: u64,
+}
+
+/// One thread that could be read, or not.
+pub(super) enum Looked<T> {
+    Found(T),
+    /// It has ended, or is ending.
+    Gone,
+}
+
+/// `/proc/self/task`, opened once. It stays readable after a `chroot`, and if descriptors are used
+/// up.
+#[derive(Debug)]
+pub(crate) struct TaskDir {
+    directory: OwnedFd,
+    device: u64,
+    /// The process that it shows: not that of a forked child.
+    process: u32,
+    /// Closed to open a file if all descriptors are used up.
+    spare: RefCell<Option<OwnedFd>>,
+    entries: RefCell<Vec<MaybeUninit<u8>>>,
+}
+
+impl TaskDir {
+    pub(crate) fn open() -> io::Result<Self> {
+        Self::open_at(rustix::fs::CWD, "/proc/self/task")
+    }
+
+    /// Opens the directory of the calling process, a forked child of the one that this shows.
+    ///
+    /// The path leads out of a `chroot` that was entered meanwhile.
+    pub(crate) fn of_forked_child(&self) -> io::Result<Self> {
+        self.spare.take();
+        Self::open_at(self.directory.as_fd(), "../../self/task")
+    }
+
+    fn open_at(base: BorrowedFd<'_>, path: &str) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(base, path, flags, Mode::empty())?;
+        expect_procfs(&directory)?;
+        let device = rustix::fs::fstat(&directory)?.st_dev;
+        let process = std::process::id();
+        #[allow(
+            clippy::useless_conversion,
+            reason = "not 64 bits wide on every target"
+        )]
+        let device = device.into();
+        Ok(TaskDir {
+            directory,
+            device,
+            process,
+            spare: RefCell::default(),
+            entries: RefCell::default(),
+        })
+    }
+
+    /// Returns whether this shows the threads of the calling process: not in a forked child.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    /// Reserves a descriptor, for files that have to be read although all are used up by then.
+    pub(crate) fn reserve(&self) {
+        self.spare.replace(self.directory.try_clone().ok());
+    }
+
+    /// Returns the number of threads, ending ones included (`st_nlink`; proc_task_getattr in
+    /// fs/proc/base.c).
+    pub(crate) fn count(&self) -> io::Result<u64> {
+        #[allow(
+            clippy::useless_conversion,
+            reason = "not 64 bits wide on every target"
+        )]
+        let links: u64 = rustix::fs::fstat(&self.directory)?.st_nlink.into();
+        Ok(links.saturating_sub(2))
+    }
+
+    pub(super) fn list(&self) -> io::Result<Vec<ThreadKey>> {
+        const BYTES: usize = 32 * 1024;
+
+        rustix::fs::seek(&self.directory, SeekFrom::Start(0))?;
+        let mut buffer = self.entries.borrow_mut();
+        buffer.resize(BYTES, MaybeUninit::uninit());
+        let mut directory = RawDir::new(self.directory.as_fd(), &mut buffer[..]);
+        let mut listed = Vec::new();
+        while let Some(entry) = directory.next() {
+            let entry = entry?;
+            if let Ok(thread_id) = entry.file_name().to_string_lossy().parse() {
+                listed.push(ThreadKey {
+                    thread_id,
+                    inode: entry.ino(),
+                });
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Returns the effective ids of a thread: the owner of its directory, dumpable or not
+    /// (task_dump_owner in fs/proc/base.c).
+    pub(super) fn owner(&self, key: ThreadKey) -> io::Result<Looked<(Uid, Gid)>> {
+        let name = key.thread_id.to_string();
+        match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(error) if has_exited(&error.into()) => Ok(Looked::Gone),
+            Err(error) => Err(error.into()),
+            #[allow(
+                clippy::useless_conversion,
+                reason = "not 64 bits wide on every target"
+            )]
+            Ok(stat) => {
+                let (device, inode): (u64, u64) = (stat.st_dev.into(), stat.st_ino.into());
+                if device != self.device {
+                    return Err(io::Error::other(
+                        "something is mounted over a thread's directory",
+                    ));
+                }
+                if inode != key.inode {
+                    return Ok(Looked::Gone);
+                }
+                Ok(Looked::Found((
+                    Uid::from_raw(stat.st_uid),
+                    Gid::from_raw(stat.st_gid),
+                )))
+            }
+        }
+    }
+
+    pub(super) fn exists(&self, key: ThreadKey) -> io::Result<bool> {
+        Ok(matches!(self.owner(key)?, Looked::Found(_)))
+    }
+
+    pub(super) fn status(&self, key: ThreadKey) -> io::Result<Looked<Status>> {
+        let text = match self.read(key.thread_id, "status") {
+            Err(error) if has_exited(&error) => return Ok(Looked::Gone),
+            text => text?,
+        };
+        let status = Status::from_buf_read(text.as_bytes()).map_err(parse_error)?;
+        if status.pid.unsigned_abs() != key.thread_id {
+            return Err(io::Error::other(
+                "/proc shows a thread under another thread's number",
+            ));
+        }
+        Ok(if status.state.starts_with(['Z', 'X']) {
+            Looked::Gone
+        } else {
+            Looked::Found(status)
+        })
+    }
+
+    /// Returns the flags of a thread, or `None` if it has ended or is ending.
+    pub(super) fn flags(&self, key: ThreadKey) -> io::Result<Option<u32>> {
+        let text = match self.read(key.thread_id, "stat") {
+            Err(error) if has_exited(&error) => return Ok(None),
+            text => text?,
+        };
+        let stat = Stat::from_read(text.as_bytes()).map_err(parse_error)?;
+        let is_ending = stat.flags & PF_EXITING != 0 || ['Z', 'X'].contains(&stat.state);
+        Ok(Some(stat.flags).filter(|_| !is_ending))
+    }
+
+    pub(super) fn name(&self, thread_id: u32) -> io::Result<String> {
+        Ok(self
+            .read(thread_id, "comm")?
+            .trim_end_matches('\n')
+            .to_owned())
+    }
+
+    /// Reads a file. A thread's name may be any bytes, and two of these files show it.
+    fn read(&self, thread_id: u32, file: &str) -> io::Result<String> {
+        let path = format!("{thread_id}/{file}");
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(&self.directory, &*path, flags, Mode::empty());
+        let mut borrowed_spare = false;
+        let file = match open() {
+            Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+                borrowed_spare = self.spare.take().is_some();
+                open()
+            }
+            opened => opened,
+        }?;
+        // Not a file that was mounted there.
+        expect_procfs(&file)?;
+        let mut text = Vec::new();
+        let mut file = std::fs::File::from(file);
+        io::Read::read_to_end(&mut file, &mut text)?;
+        drop(file);
+        if borrowed_spare {
+            self.reserve();
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn expect_procfs(file: &OwnedFd) -> io::Result<()> {
+    #[allow(clippy::unnecessary_cast, reason = "not the same type on every target")]
+    let is_procfs = rustix::fs::fstatfs(file)?.f_type as u64 == PROC_SUPER_MAGIC as u64;
+    if is_procfs {
+        Ok(())
+    } else {
+        Err(io::Error::other(
+            "the file system mounted there is no procfs",
+        ))
+    }
+}
+
+pub(super) fn has_exited(error: &io::Error) -> bool {
+    // ESRCH: the file was opened before the thread ended.
+    let errno = error.raw_os_error();
+    errno == Some(Errno::ENOENT as i32) || errno == Some(Errno::ESRCH as i32)
+}
+
+fn parse_error(error: ProcError) -> io::Error {
+    io::Error::other(error)
+}
+
+pub(super) fn too_fast() -> io::Error {
+    io::Error::other("threads start and end faster than they can be read")
+}
+
+/// Whether a thread with these flags was put into the process by the kernel.
+pub(super) fn is_kernel_worker(flags: u32) -> bool {
+    flags & PF_KERNEL_WORKER != 0
+}
+
+pub(super) fn user_ids(status: &Status) -> UserIds {
+    let ids = Ids {
+        real: status.ruid,
+        effective: status.euid,
+        saved: status.suid,
+        filesystem: status.fuid,
+    };
+    ids.map(Uid::from_raw)
+}
+
+pub(super) fn group_ids(status: &Status) -> GroupIds {
+    let ids = Ids {
+        real: status.rgid,
+        effective: status.egid,
+        saved: status.sgid,
+        filesystem: status.fgid,
+    };
+    ids.map(Gid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_missing_thread_has_exited() {
+        for (errno, exited) in [
+            (Errno::ENOENT, true),
+            (Errno::ESRCH, true),
+            (Errno::EIO, false),
+            (Errno::EACCES, false),
+        ] {
+            assert_eq!(has_exited(&io::Error::from(errno)), exited, "{errno}");
+        }
+    }
+}
