@@ -469,7 +469,7 @@ fn each_call_of_a_restore_refused_or_faked() {
     ];
     let rows: [(Begin, Filtered, &str); 5] = [
         (to_user_0, (calls::SYS_setresuid, &[(1, 2)]), "setresuid"),
-        (to_user_0, (calls::SYS_setfsuid, &[(0, 9)]), "setresuid"),
+        (to_user_0, (calls::SYS_setfsuid, &[(0, 9)]), "setfsuid"),
         (to_user_0, (libc::SYS_capset, &[]), "capset"),
         (
             to_user_9,
