@@ -10,6 +10,7 @@ mod environments;
 mod events;
 mod exact;
 mod examples;
+mod examples_of_users;
 mod exclusion;
 mod faults;
 mod identities;
@@ -27,13 +28,14 @@ mod undoing;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 22] = [
+const MODULES: [&[common::Case]; 23] = [
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
     events::CASES,
     exact::CASES,
     examples::CASES,
+    examples_of_users::CASES,
     exclusion::CASES,
     faults::CASES,
     identities::CASES,
