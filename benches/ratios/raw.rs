@@ -5,11 +5,14 @@ use std::ptr::null_mut;
 /// The calls that take 32-bit ids: on 32-bit x86 and ARM, those with the plain names take 16-bit ones.
 mod calls {
     #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
-    pub use libc::{SYS_getegid, SYS_getresgid, SYS_setfsgid, SYS_setresgid};
+    pub use libc::{
+        SYS_getegid, SYS_getresgid, SYS_setfsgid, SYS_setgroups, SYS_setresgid, SYS_setresuid,
+    };
     #[cfg(any(target_arch = "x86", target_arch = "arm"))]
     pub use libc::{
         SYS_getegid32 as SYS_getegid, SYS_getresgid32 as SYS_getresgid,
-        SYS_setfsgid32 as SYS_setfsgid, SYS_setresgid32 as SYS_setresgid,
+        SYS_setfsgid32 as SYS_setfsgid, SYS_setgroups32 as SYS_setgroups,
+        SYS_setresgid32 as SYS_setresgid, SYS_setresuid32 as SYS_setresuid,
     };
 }
 
@@ -69,6 +72,49 @@ pub fn setresgid(real: u32, effective: u32, saved: u32) {
         unsafe { libc::syscall(calls::SYS_setresgid, real, effective, saved) },
         0
     );
+}
+
+/// `setresuid(2)`, of the calling thread only.
+pub fn setresuid(real: u32, effective: u32, saved: u32) {
+    // SAFETY: numbers only.
+    assert_eq!(
+        // SAFETY: numbers only.
+        unsafe { libc::syscall(calls::SYS_setresuid, real, effective, saved) },
+        0
+    );
+}
+
+/// `setgroups(2)`, of the calling thread only.
+pub fn setgroups(groups: &[u32]) {
+    assert_eq!(
+        // SAFETY: the pointer and the length are those of a slice.
+        unsafe { libc::syscall(calls::SYS_setgroups, groups.len(), groups.as_ptr()) },
+        0
+    );
+}
+
+/// What file servers write by hand, on the calling thread: begin as a client.
+pub fn become_client(user: u32, group: u32, groups: Option<&[u32]>) {
+    if let Some(groups) = groups {
+        setgroups(groups);
+    }
+    setresgid(LEAVE, group, LEAVE);
+    setresuid(LEAVE, user, LEAVE);
+}
+
+/// And end: the reverse, to root's own groups.
+pub fn become_root(groups: Option<&[u32]>) {
+    setresuid(LEAVE, 0, LEAVE);
+    setresgid(LEAVE, 0, LEAVE);
+    if let Some(groups) = groups {
+        setgroups(groups);
+    }
+}
+
+/// `setresuid(3)`, of all threads.
+pub fn libc_setresuid(real: u32, effective: u32, saved: u32) {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::setresuid(real, effective, saved) }, 0);
 }
 
 /// `setresgid(3)`, of all threads.

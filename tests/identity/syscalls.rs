@@ -24,6 +24,9 @@ pub const CASES: &[Case] = cases![
     Setgid + strace: user_guard_with_another_thread,
     Setgid + strace: switch_to_another_user,
     Setgid + strace: switch_to_the_same_user,
+    Setgid + strace: user_guard_with_a_parent_death_signal,
+    Setgid + strace: user_guard_of_a_reduced_effective_set,
+    Setgid + strace: user_guard_up_to_user_0,
     Setgid + strace: identity_guard_that_keeps_groups,
     Setgid + strace: identity_guard_on_a_thread,
     Setgid + strace: identity_guard_of_real_and_effective_on_a_thread,
@@ -158,6 +161,37 @@ fn switch_to_the_same_user() {
     makes("", || {
         let mut guard = UserGuard::assume_effective_on_thread(1000).unwrap();
         marked(|| guard.switch_to(1000).unwrap());
+    });
+}
+
+fn user_guard_with_a_parent_death_signal() {
+    makes(
+        "getresuid setfsuid capget prctl prctl getpid getpid prctl setresuid geteuid getpid prctl prctl \
+         setresuid geteuid capget getpid prctl prctl",
+        || {
+            kernel::set_death_signal(libc::SIGTERM);
+            warm_then(|| drop(UserGuard::assume_effective_on_thread(1000).unwrap()));
+        },
+    );
+}
+
+/// Root with fewer capabilities in use than held: coming back to user 0 raises them all for a moment, so signals are blocked.
+fn user_guard_of_a_reduced_effective_set() {
+    makes(
+        "getresuid setfsuid capget prctl prctl capset capget setresuid geteuid \
+         rt_sigprocmask setresuid geteuid capget capset capget rt_sigprocmask",
+        || {
+            kernel::lower_capabilities(1);
+            warm_then(|| drop(UserGuard::assume_effective_on_thread(1000).unwrap()));
+        },
+    );
+}
+
+/// A set-user-ID program of root, which lives as its user.
+fn user_guard_up_to_user_0() {
+    makes(USER_GUARD_ON_A_THREAD, || {
+        kernel::raw_setresuid(Some(1000), Some(1000), Some(0)).unwrap();
+        warm_then(|| drop(UserGuard::assume_effective_on_thread(0).unwrap()));
     });
 }
 
