@@ -38,21 +38,30 @@ fn main() {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(600));
 
+    // `cargo bench --bench ratios -- "user guard"` measures those alone, and draws nothing.
+    let only = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
+    let is_wanted = |name: &str| only.as_deref().is_none_or(|only| name.contains(only));
+
     let mut lines = Vec::new();
     for contest in contests() {
+        if !is_wanted(&contest.to_string()) {
+            continue;
+        }
         let _sleepers = Sleepers::start(contest.other_threads);
         contest.estimate(&mut estimates);
         lines.push(contest.hold(effort));
     }
     estimates.final_summary();
-    lines.extend(heap::lines());
-    let points = chart::measure(effort);
+    lines.extend(heap::lines().filter(|line| is_wanted(&line.name)));
+    let points = only.is_none().then(|| chart::measure(effort));
 
     println!("\nRatios, medians over batches that take turns:");
     for line in lines {
         println!("{line}");
     }
-    if effort == Effort::Measure {
+    if let Some(points) = points.filter(|_| effort == Effort::Measure) {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cost-against-threads.svg");
         chart::draw(path, &points).unwrap_or_else(|error| eprintln!("{path}: {error}"));
         println!("{path} is drawn anew");
@@ -81,6 +90,7 @@ fn contests() -> Vec<Contest> {
         per_thread(SwitchToTheSame, FileServerPair, Some(0.05)),
         per_thread(GroupsInTheGuard, GroupsByRawCalls, Some(1.45)),
         per_thread(UserGuardOnAThread, RawUserPair, Some(1.60)),
+        per_thread(UserGuardOnAThread, TenRawCalls, None),
         per_thread(SwitchToAnotherUser, RawUserPair, None),
         per_thread(SwitchToTheSameUser, RawUserPair, Some(0.05)),
         per_thread(IdentityGuardKeepingGroups, FourRawCalls, Some(1.45)),

@@ -6,13 +6,16 @@ use std::ptr::null_mut;
 mod calls {
     #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
     pub use libc::{
-        SYS_getegid, SYS_getresgid, SYS_setfsgid, SYS_setgroups, SYS_setresgid, SYS_setresuid,
+        SYS_getegid, SYS_geteuid, SYS_getresgid, SYS_getresuid, SYS_setfsgid, SYS_setfsuid,
+        SYS_setgroups, SYS_setresgid, SYS_setresuid,
     };
     #[cfg(any(target_arch = "x86", target_arch = "arm"))]
     pub use libc::{
-        SYS_getegid32 as SYS_getegid, SYS_getresgid32 as SYS_getresgid,
-        SYS_setfsgid32 as SYS_setfsgid, SYS_setgroups32 as SYS_setgroups,
-        SYS_setresgid32 as SYS_setresgid, SYS_setresuid32 as SYS_setresuid,
+        SYS_getegid32 as SYS_getegid, SYS_geteuid32 as SYS_geteuid,
+        SYS_getresgid32 as SYS_getresgid, SYS_getresuid32 as SYS_getresuid,
+        SYS_setfsgid32 as SYS_setfsgid, SYS_setfsuid32 as SYS_setfsuid,
+        SYS_setgroups32 as SYS_setgroups, SYS_setresgid32 as SYS_setresgid,
+        SYS_setresuid32 as SYS_setresuid,
     };
 }
 
@@ -82,6 +85,40 @@ pub fn setresuid(real: u32, effective: u32, saved: u32) {
         unsafe { libc::syscall(calls::SYS_setresuid, real, effective, saved) },
         0
     );
+}
+
+/// All calls of a user guard on a thread: the ids, the capability sets, the securebits and the parent-death signal as they are; there
+/// and back, each read back; and the capability sets at the end.
+pub fn ten_calls(user: u32) {
+    let (mut real, mut effective, mut saved, mut signal) = (0u32, 0u32, 0u32, 0i32);
+    // SAFETY: valid pointers, and numbers.
+    unsafe {
+        let read = libc::syscall(
+            calls::SYS_getresuid,
+            &raw mut real,
+            &raw mut effective,
+            &raw mut saved,
+        );
+        let filesystem = libc::syscall(calls::SYS_setfsuid, LEAVE);
+        capget();
+        let bits = libc::syscall(libc::SYS_prctl, libc::PR_GET_SECUREBITS, 0, 0, 0, 0);
+        let signal = libc::syscall(libc::SYS_prctl, libc::PR_GET_PDEATHSIG, &raw mut signal);
+        assert!(read == 0 && filesystem >= 0 && bits >= 0 && signal == 0);
+        setresuid(LEAVE, user, LEAVE);
+        assert_eq!(libc::syscall(calls::SYS_geteuid), user as libc::c_long);
+        setresuid(real, effective, saved);
+        assert_eq!(libc::syscall(calls::SYS_geteuid), effective as libc::c_long);
+    }
+    capget();
+}
+
+fn capget() {
+    /// `_LINUX_CAPABILITY_VERSION_3` (linux/capability.h).
+    const VERSION: u32 = 0x2008_0522;
+    let (mut header, mut sets) = ([VERSION, 0], [0u32; 6]);
+    // SAFETY: pointers to a header, and to two times three sets, as this version has them.
+    let read = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    assert!(read == 0 && sets[0] != 0);
 }
 
 /// `setgroups(2)`, of the calling thread only.

@@ -42,6 +42,7 @@ pub enum Work {
     LibcPair,
     GroupsByRawCalls,
     RawUserPair,
+    TenRawCalls,
     LibcUserPair,
     FourRawCalls,
     SixRawCalls,
@@ -150,6 +151,7 @@ impl Work {
                 raw::setresuid(LEAVE, USER, LEAVE);
                 raw::setresuid(LEAVE, 0, LEAVE);
             }),
+            Work::TenRawCalls => timed(times, |_| raw::ten_calls(USER)),
             Work::LibcUserPair => timed(times, |_| {
                 raw::libc_setresuid(LEAVE, USER, LEAVE);
                 raw::libc_setresuid(LEAVE, 0, LEAVE);
@@ -222,6 +224,7 @@ impl fmt::Display for Work {
             Work::SwitchToTheSameIdentity => "switch_to the same identity",
             Work::GroupsByRawCalls => "its four raw setting calls",
             Work::RawUserPair => "setresuid(-1, u, -1) pair",
+            Work::TenRawCalls => "all ten raw calls",
             Work::LibcUserPair => "libc's setresuid pair",
             Work::FourRawCalls => "file servers' four raw calls",
             Work::SixRawCalls => "file servers' six raw calls",

@@ -10,6 +10,7 @@ use privilege_guard::{
 };
 
 pub const CASES: &[Case] = cases![
+    Nothing: the_page_names_cases,
     Setgid + strace: thread_guard,
     Setgid + strace: process_guard,
     Setgid + strace: effective_group_only,
@@ -292,6 +293,38 @@ fn makes(calls: &str, work: fn()) {
     let made = traced().join(" ");
     println!("= {}", if made.is_empty() { "no call" } else { &made });
     assert_eq!(made, calls);
+    if let Some(listed) = listed_in_page(common::running()) {
+        assert_eq!(listed, calls, "docs/performance.md");
+    }
+}
+
+/// The calls in the row of docs/performance.md that names this case in a comment. `prctl(...)` stands there for `prctl`.
+fn listed_in_page(case: &str) -> Option<String> {
+    let page = include_str!("../../docs/performance.md");
+    let mark = format!("<!-- {case} -->");
+    let (_, cell) = page.lines().find_map(|line| line.split_once(&mark))?;
+    let calls = cell.split('`').skip(1).step_by(2);
+    let names = calls.map(|call| call.split('(').next().unwrap_or_default());
+    Some(names.collect::<Vec<_>>().join(" "))
+}
+
+fn the_page_names_cases() {
+    let page = include_str!("../../docs/performance.md");
+    let cases: Vec<&str> = page
+        .split("<!-- syscalls::")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(" -->"))
+        .map(|(case, _)| case)
+        .collect();
+    for case in &cases {
+        assert!(
+            CASES
+                .iter()
+                .any(|known| known.name() == format!("syscalls::{case}")),
+            "{case} is in docs/performance.md, and no case"
+        );
+    }
+    assert!(cases.len() >= 16, "{cases:?}");
 }
 
 /// Asserts which of the calls change something (a signal makes the other thread follow), and how many files are opened: how many calls
