@@ -66,7 +66,10 @@ fn main() -> ExitCode {
                 ErrorKind::NotFound => NOT_FOUND,
                 _ => CANNOT_EXECUTE,
             };
-            return fail(code, &format_args!("{}: {error}", program.display()));
+            return fail(
+                code,
+                &format_args!("{}: {error}", program.to_string_lossy()),
+            );
         }
     };
     match ended {
