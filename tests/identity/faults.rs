@@ -88,6 +88,15 @@ const OF_THREADS: [&str; 7] = [
     "read",
 ];
 
+/// What reads the map of a user namespace, which a guard does over 65534, and a drop always. Without the
+/// map, the kernel decides.
+const OF_A_MAP: [&str; 2] = ["openat", "read"];
+
+/// Whether an id is the one that stands for those without a mapping.
+fn has_overflow(identity: &Identity) -> bool {
+    identity.ids.contains(&65534)
+}
+
 #[cfg(target_pointer_width = "64")]
 const STAT_OF_A_THREAD: libc::c_long = libc::SYS_newfstatat;
 #[cfg(not(target_pointer_width = "64"))]
@@ -317,7 +326,12 @@ fn of_an_ordinary_user() {
     let mut table = Table::default();
     table.walk_guards(&setting);
     let by_guards = ["setresgid", "setfsgid(-1)", "PR_SET_PDEATHSIG"];
-    table.finish(&by_guards, &[&by_guards[..], &OF_THREADS].concat());
+    let in_process = [&by_guards[..], &OF_THREADS].concat();
+    if has_overflow(&setting.start) {
+        table.finish(&[&by_guards[..], &OF_A_MAP].concat(), &in_process);
+    } else {
+        table.finish(&by_guards, &in_process);
+    }
 }
 
 /// How a row may end. There is no fifth way.
@@ -592,7 +606,8 @@ impl Row<'_> {
             self.operation,
             Operation::DropPermanently | Operation::Apply { .. }
         );
-        let reads_a_map = is_of_drop && ["openat", "read"].contains(&call.name);
+        let reads_a_map =
+            (is_of_drop || has_overflow(&self.setting.start)) && OF_A_MAP.contains(&call.name);
         let may_be_ignored = reads_a_map || call.name == "lseek";
         if outcome == Outcome::Exact
             && fault.is_some()
