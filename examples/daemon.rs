@@ -208,7 +208,7 @@ fn client(account: &str) -> Outcome {
     )?;
     verify(
         "no thread has a capability",
-        threads.iter().all(|thread| thread.held_capabilities == 0),
+        threads.iter().all(|thread| thread.held_capabilities() == 0),
         true,
     )?;
     verify(

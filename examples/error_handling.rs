@@ -1,33 +1,44 @@
 //! The tutorial's "Error Handling Scenarios": its six cases, and Python's `OverflowError` as the seventh.
+//! With `--user` the same for a user, as `os.setreuid`.
 //!
-//! `cargo run --example error_handling [group]`
+//! `cargo run --example error_handling [GROUP | -- --user USER]`
 
 mod common;
 
-use common::kernel::Identity;
-use common::{Outcome, verify};
-use privilege_guard::{Error, Gid, GroupChange, LookupError};
+use common::kernel::Status;
+use common::{Outcome, Target, verify};
+use privilege_guard::{Error, Gid, GroupChange, LookupError, Uid, UserChange};
 
 fn main() -> std::process::ExitCode {
     common::run(|| {
-        let group = common::group_or(1001)?;
+        let target = common::user_or_group_or(1001)?;
+        let (id, noun) = match target {
+            Target::Group(group) => (group, "group"),
+            Target::User(user) => (user, "user"),
+        };
         let mut denied = Vec::new();
-        let mut attempt = |title, real, effective| -> Outcome {
-            println!("{title}");
-            denied.extend(try_setregid(real, effective)?);
+        let mut attempt = |title: &str, real, effective| -> Outcome {
+            println!("{}", title.replace("{}", noun));
+            denied.extend(try_change(&target, noun, real, effective)?);
             Ok(())
         };
 
-        attempt("1. Valid group ID", Some(group), Some(group))?;
-        attempt("2. Large group ID", Some(999_999), Some(999_999))?;
-        attempt("3. Group ID of nobody", Some(65534), Some(65534))?;
-        attempt("4. Real only", Some(group), None)?;
-        attempt("5. Effective only", None, Some(group))?;
+        attempt("1. Valid {} ID", Some(id), Some(id))?;
+        attempt("2. Large {} ID", Some(999_999), Some(999_999))?;
+        attempt("3. The {} ID of nobody", Some(65534), Some(65534))?;
+        attempt("4. Real only", Some(id), None)?;
+        attempt("5. Effective only", None, Some(id))?;
         attempt("6. No change", None, None)?;
         attempt("7. Out of range", Some(u32::MAX), Some(u32::MAX))?;
         for text in ["4294967296", "-1"] {
-            match text.parse::<Gid>() {
-                Err(error @ LookupError::ParseGid { .. }) => println!("  Invalid: {error}"),
+            let parsed = match target {
+                Target::Group(_) => text.parse().map(Gid::as_raw),
+                Target::User(_) => text.parse().map(Uid::as_raw),
+            };
+            match parsed {
+                Err(error @ (LookupError::ParseGid { .. } | LookupError::ParseUid { .. })) => {
+                    println!("  Invalid: {error}")
+                }
                 other => return Err(format!("{text:?} was read as {other:?}").into()),
             }
         }
@@ -35,35 +46,66 @@ fn main() -> std::process::ExitCode {
     })
 }
 
-/// `os.setregid(real, effective)`, with `None` for -1. Returns the refusal where the privilege was missing.
-fn try_setregid(real: Option<u32>, effective: Option<u32>) -> Outcome<Option<Error>> {
-    let before = Identity::read()?;
-    let mut change = GroupChange::new();
-    change = real.into_iter().fold(change, GroupChange::real);
-    change = effective.into_iter().fold(change, GroupChange::effective);
+/// `os.setregid(real, effective)` or `os.setreuid(real, effective)`, with `None` for -1. Returns the refusal if the privilege was
+/// missing.
+fn try_change(
+    target: &Target,
+    noun: &str,
+    real: Option<u32>,
+    effective: Option<u32>,
+) -> Outcome<Option<Error>> {
+    let real_and_effective = |status: &Status| match target {
+        Target::Group(_) => (status.groups.real, status.groups.effective),
+        Target::User(_) => (status.users[0], status.users[1]),
+    };
+    let before = Status::read()?;
+    let (real_before, effective_before) = real_and_effective(&before);
+    let work = || -> Outcome {
+        let inside = real_and_effective(&Status::read()?);
+        verify(
+            format_args!("real {noun}"),
+            inside.0,
+            real.unwrap_or(real_before),
+        )?;
+        verify(
+            format_args!("effective {noun}"),
+            inside.1,
+            effective.unwrap_or(effective_before),
+        )
+    };
+    let made = match target {
+        Target::Group(_) => {
+            let change = real.into_iter().fold(GroupChange::new(), GroupChange::real);
+            let change = effective.into_iter().fold(change, GroupChange::effective);
+            change.assume().map(|guard| guard.run(work))
+        }
+        Target::User(_) => {
+            let change = real.into_iter().fold(UserChange::new(), UserChange::real);
+            let change = effective.into_iter().fold(change, UserChange::effective);
+            change.assume().map(|guard| guard.run(work))
+        }
+    };
 
-    let denied = match change.assume() {
-        Ok(guard) => {
-            let inside = Identity::read()?;
-            verify("real group", inside.real, real.unwrap_or(before.real))?;
-            verify(
-                "effective group",
-                inside.effective,
-                effective.unwrap_or(before.effective),
-            )?;
-            guard.restore().map_err(|error| error.to_string())?;
+    let denied = match made {
+        Ok(verified) => {
+            verified?;
             None
         }
         Err(error @ Error::NotPermitted { .. }) => {
             println!("  Permission denied: {error}");
             Some(error)
         }
-        Err(error @ (Error::InvalidGid | Error::UnmappedGid { .. })) => {
+        Err(
+            error @ (Error::InvalidGid
+            | Error::InvalidUid
+            | Error::UnmappedGid { .. }
+            | Error::UnmappedUid { .. }),
+        ) => {
             println!("  Invalid: {error}");
             None
         }
         Err(error) => return Err(error.into()),
     };
-    verify("identity afterwards", Identity::read()?, before)?;
+    verify("identity afterwards", Status::read()?, before)?;
     Ok(denied)
 }

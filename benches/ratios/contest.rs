@@ -72,7 +72,7 @@ impl Contest {
 impl fmt::Display for Contest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} : {}", self.ours, self.theirs)?;
-        if matches!(self.ours, Work::ProcessGuard) {
+        if matches!(self.ours, Work::ProcessGuard | Work::UserGuardInTheProcess) {
             write!(f, ", {} other threads", self.other_threads)
         } else {
             Ok(())
@@ -90,7 +90,7 @@ pub struct Line {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "  {:<62} {:>6.3}", self.name, self.measured)?;
+        write!(f, "  {:<64} {:>6.3}", self.name, self.measured)?;
         match self.goal {
             Some(goal) if self.measured <= goal => write!(f, "  goal {goal:.2}  met    ")?,
             Some(goal) => write!(f, "  goal {goal:.2}  NOT MET")?,

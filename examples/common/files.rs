@@ -1,4 +1,4 @@
-//! The files that show what a group may.
+//! The files that show what a user or a group may.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -14,6 +14,15 @@ pub fn folder(owner: u32) -> Outcome<tempfile::TempDir> {
         .tempdir()?;
     fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))?;
     chown(folder.path(), Some(owner), None)?;
+    Ok(folder)
+}
+
+/// A folder in which every user may make files.
+pub fn open_folder() -> Outcome<tempfile::TempDir> {
+    let folder = tempfile::Builder::new()
+        .prefix("privilege-guard-")
+        .tempdir()?;
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777))?;
     Ok(folder)
 }
 
@@ -33,6 +42,11 @@ pub fn file(
 /// The group of a file that is made now.
 pub fn group_of_new_file() -> Outcome<u32> {
     Ok(tempfile::tempfile()?.metadata()?.gid())
+}
+
+/// The owner of a file that is made now.
+pub fn owner_of_new_file() -> Outcome<u32> {
+    Ok(tempfile::tempfile()?.metadata()?.uid())
 }
 
 /// Whether the calling thread can open and read it.

@@ -55,15 +55,15 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Its groups, and what else it may do by (`proc_pid_status(5)`).
+/// Its users, groups and capabilities (`proc_pid_status(5)`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub groups: Identity,
     /// Real, effective, saved, filesystem.
     pub users: [u32; 4],
     pub effective_capabilities: u64,
-    /// Permitted, inheritable or ambient.
-    pub held_capabilities: u64,
+    /// Permitted, inheritable, ambient.
+    pub other_capabilities: [u64; 3],
     pub no_new_privs: bool,
 }
 
@@ -114,30 +114,67 @@ impl Status {
             },
             users: four("Uid:")?,
             effective_capabilities: mask("CapEff:")?,
-            held_capabilities: mask("CapPrm:")? | mask("CapInh:")? | mask("CapAmb:")?,
+            other_capabilities: [mask("CapPrm:")?, mask("CapInh:")?, mask("CapAmb:")?],
             no_new_privs: numbers("NoNewPrivs:")? == [1],
         })
     }
+
+    /// Permitted, inheritable or ambient.
+    pub fn held_capabilities(&self) -> u64 {
+        self.other_capabilities
+            .iter()
+            .fold(0, |held, set| held | set)
+    }
 }
 
-/// Asks a child process, which is this program again, to print its effective group.
-const SHOW_GROUP: &str = "PRIVILEGE_GUARD_SHOW_GROUP";
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [real, effective, saved, filesystem] = self.users;
+        let [permitted, inheritable, ambient] = self.other_capabilities;
+        write!(
+            f,
+            "user real {real}, effective {effective}, saved {saved}, filesystem {filesystem}; \
+             group {}; capabilities effective {:x}, permitted {permitted:x}, \
+             inheritable {inheritable:x}, ambient {ambient:x}",
+            self.groups, self.effective_capabilities
+        )
+    }
+}
+
+/// Asks a child process, which is this program again, to print its effective ids.
+const SHOW_IDS: &str = "PRIVILEGE_GUARD_SHOW_IDS";
+
+/// The effective user and group of a process that is started now.
+fn ids_of_child() -> Outcome<(u32, u32)> {
+    let program = "/proc/self/exe";
+    let output = Command::new(program)
+        .env(SHOW_IDS, "")
+        .output()
+        .map_err(|error| format!("cannot start {program}: {error}"))?;
+    let printed = String::from_utf8(output.stdout)?;
+    let (user, group) = printed
+        .trim_end()
+        .split_once(' ')
+        .ok_or_else(|| format!("not two ids: {printed:?}"))?;
+    Ok((user.parse()?, group.parse()?))
+}
+
+/// The effective user of a process that is started now.
+pub fn user_of_child() -> Outcome<u32> {
+    ids_of_child().map(|(user, _)| user)
+}
 
 /// The effective group of a process that is started now.
 pub fn group_of_child() -> Outcome<u32> {
-    let program = "/proc/self/exe";
-    let output = Command::new(program)
-        .env(SHOW_GROUP, "")
-        .output()
-        .map_err(|error| format!("cannot start {program}: {error}"))?;
-    Ok(String::from_utf8(output.stdout)?.trim_end().parse()?)
+    ids_of_child().map(|(_, group)| group)
 }
 
-/// Prints the effective group if this process is the child of [`group_of_child`].
-pub fn is_child_that_shows_its_group() -> bool {
-    let asked = std::env::var_os(SHOW_GROUP).is_some();
+/// Prints the effective ids if this process is the child of [`user_of_child`] or [`group_of_child`].
+pub fn is_child_that_shows_its_ids() -> bool {
+    let asked = std::env::var_os(SHOW_IDS).is_some();
     if asked {
-        println!("{}", rustix::process::getegid().as_raw());
+        let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+        println!("{} {}", user.as_raw(), group.as_raw());
     }
     asked
 }

@@ -12,8 +12,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use kernel::Identity;
-use privilege_guard::Gid;
+use kernel::Status;
+use privilege_guard::{Gid, Uid};
 
 pub type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -42,36 +42,40 @@ pub fn exit_code(outcome: Outcome) -> ExitCode {
 
 /// Runs the example; where it is refused for want of privilege, once more in a user namespace.
 pub fn run(example: impl FnOnce() -> Outcome) -> ExitCode {
-    use privilege_guard::Error::{Irreversible, NotPermitted, UnmappedGid};
-    if kernel::is_child_that_shows_its_group() {
+    if kernel::is_child_that_shows_its_ids() {
         return ExitCode::SUCCESS;
     }
     let run = || {
-        let before = Identity::read()?;
-        match run_to_the_end(example) {
-            Err(refusal)
-                if matches!(
-                    refusal.downcast_ref(),
-                    Some(NotPermitted { .. } | Irreversible { .. } | UnmappedGid { .. })
-                ) =>
-            {
-                eprintln!("{refusal}");
-                verify(
-                    "identity, unchanged by the refusal",
-                    Identity::read()?,
-                    before,
-                )?;
-                let is_mapped = !matches!(refusal.downcast_ref(), Some(UnmappedGid { .. }));
-                run_in_user_namespace(if is_mapped {
-                    CAP_SETGID
-                } else {
-                    "a user namespace that maps the group"
-                })
-            }
-            outcome => outcome,
-        }
+        let before = Status::read()?;
+        let Err(refusal) = run_to_the_end(example) else {
+            return Ok(());
+        };
+        let Some(missing) = refusal.downcast_ref().and_then(missing_privilege) else {
+            return Err(refusal);
+        };
+        eprintln!("{refusal}");
+        verify(
+            "identity, unchanged by the refusal",
+            Status::read()?,
+            before,
+        )?;
+        run_in_user_namespace(missing)
     };
     exit_code(run())
+}
+
+/// What the run would have needed, if it was refused for want of a privilege.
+fn missing_privilege(error: &privilege_guard::Error) -> Option<&'static str> {
+    use privilege_guard::Error::{Irreversible, NotPermitted, UnmappedGid, UnmappedUid};
+    match error {
+        UnmappedGid { .. } => Some("a user namespace that maps the group"),
+        UnmappedUid { .. } => Some("a user namespace that maps the user"),
+        NotPermitted { .. } | Irreversible { .. } => {
+            let is_of_users = error.to_string().contains(CAP_SETUID);
+            Some(if is_of_users { CAP_SETUID } else { CAP_SETGID })
+        }
+        _ => None,
+    }
 }
 
 /// Runs an example that needs root, over these user and group ids; where they are missing, in a user namespace.
@@ -87,6 +91,7 @@ fn run_to_the_end(example: impl FnOnce() -> Outcome) -> Outcome {
 }
 
 const CAP_SETGID: &str = "CAP_SETGID";
+const CAP_SETUID: &str = "CAP_SETUID";
 
 /// Says to the program that it is the second run, which is not to start a third.
 const SECOND_RUN: &str = "PRIVILEGE_GUARD_SECOND_RUN";
@@ -103,8 +108,9 @@ fn run_in_user_namespace(missing: &str) -> Outcome {
     let program = std::env::current_exe()?;
     let shown = quoted(&program);
     let again = format!("{} {shown}", UNSHARE.join(" "));
-    let with_capability = if missing == CAP_SETGID {
-        format!("  sudo setcap cap_setgid+ep {shown} && {shown}\n")
+    let with_capability = if [CAP_SETGID, CAP_SETUID].contains(&missing) {
+        let capability = missing.to_lowercase();
+        format!("  sudo setcap {capability}+ep {shown} && {shown}\n")
     } else {
         String::new()
     };
@@ -164,10 +170,32 @@ pub fn verify<T: PartialEq + fmt::Display>(
 pub fn group_or(default: u32) -> Outcome<u32> {
     let group = match std::env::args().nth(1) {
         None => Gid::from(default),
-        Some(number) if number.starts_with(|first: char| first.is_ascii_digit()) => {
-            number.parse()?
-        }
+        Some(number) if is_number(&number) => number.parse()?,
         Some(name) => Gid::from_group_name(&name)?,
     };
     Ok(group.as_raw())
+}
+
+/// Whom to change to.
+pub enum Target {
+    Group(u32),
+    User(u32),
+}
+
+/// The user of `--user USER`, a number or a name; without it, the group as [`group_or`] has it.
+pub fn user_or_group_or(default: u32) -> Outcome<Target> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some("--user") {
+        return group_or(default).map(Target::Group);
+    }
+    let user = match arguments.next() {
+        None => return Err("--user needs the number or the name of a user".into()),
+        Some(number) if is_number(&number) => number.parse()?,
+        Some(name) => Uid::from_user_name(&name)?,
+    };
+    Ok(Target::User(user.as_raw()))
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_digit())
 }

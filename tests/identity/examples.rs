@@ -88,13 +88,52 @@ const TUTORIAL: [Example; 5] = [
         group: 1001,
         says: &[
             "1. Valid group ID\n  verified: real group: {}\n  verified: effective group: {}\n",
-            "3. Group ID of nobody\n  verified: real group: 65534\n  verified: effective group: 65534\n",
+            "3. The group ID of nobody\n  verified: real group: 65534\n  verified: effective group: 65534\n",
             "4. Real only\n  verified: real group: {}\n",
             "6. No change\n  verified: real group: ",
             "7. Out of range\n  Invalid: group 4294967295 is (gid_t)-1",
             "Invalid: \"4294967296\" is not a group ID",
             "Invalid: \"-1\" is not a group ID",
             "verified: identity afterwards: ",
+        ],
+    },
+];
+
+/// Those of the tutorial's that take `--user USER` too, for which CAP_SETUID is enough. By default this user is taken on.
+const OF_USERS: [Example; 3] = [
+    Example {
+        name: "effective_only",
+        group: 1000,
+        says: &[
+            "verified: effective user: {}\n",
+            "verified: real user, as before: ",
+            "verified: owner of a new file: {}\n",
+            "verified: identity: user real ",
+        ],
+    },
+    Example {
+        name: "temporary_change",
+        group: 1000,
+        says: &[
+            "verified: user of a child process: {}\n",
+            "verified: owner of the file that was written: {}\n",
+            "verified: effective user: {}\n",
+            "verified: panicked: true\n",
+            "verified: identity: user real ",
+        ],
+    },
+    Example {
+        name: "error_handling",
+        group: 1000,
+        says: &[
+            "1. Valid user ID\n  verified: real user: {}\n  verified: effective user: {}\n",
+            "3. The user ID of nobody\n  verified: real user: 65534\n  verified: effective user: 65534\n",
+            "4. Real only\n  verified: real user: {}\n",
+            "6. No change\n  verified: real user: ",
+            "7. Out of range\n  Invalid: user 4294967295 is (uid_t)-1",
+            "Invalid: \"4294967296\" is not a user ID",
+            "Invalid: \"-1\" is not a user ID",
+            "verified: identity afterwards: user real ",
         ],
     },
 ];
@@ -120,9 +159,12 @@ const FILE_SERVER: Example = Example {
     name: "file_server",
     group: 2001,
     says: &[
-        "2000 requests on 16 connections as 8 groups, 4 workers with thread guards:\n",
-        "verified: files that have another request's group: 0\n",
-        "verified: requests that were refused: 0\n",
+        "2000 requests on 16 connections as 8 clients, 4 workers with identity guards:\n",
+        "verified: files that have a wrong owner or group: 0\n",
+        "verified: requests that failed: 0\n",
+        "verified: accesses permitted or refused by mistake: 0\n",
+        "verified: accesses that the client must have, and had: 6000\n",
+        "verified: accesses that the client must not have, and were refused: 6000\n",
     ],
 };
 
@@ -172,6 +214,24 @@ const SETGID_SCORE: Example = Example {
     ],
 };
 
+const SETUID_SCORE: Example = Example {
+    name: "setuid_score",
+    group: 1234,
+    says: &[
+        "-- the game, installed for user 5, 4755, run by user 1234\n",
+        "wrote a score as user 5\n",
+        "verified: the score is 5:1234, 0600: true\n",
+        "-- the game, installed for user 0, 4755, run by user 1234\n",
+        "wrote a score as user 0\n",
+        "verified: the score is 0:1234, 0600: true\n",
+        "verified: as the player, making a score is refused: true\n",
+        "verified: after that, making a score is refused: true\n",
+        "verified: taking the owner's id again is refused: true\n",
+        "ends with user real {}, effective {}, saved {}, filesystem {}; ",
+        "verified: it holds: user 1234: 4200\n",
+    ],
+};
+
 const DAEMON: Example = Example {
     name: "daemon",
     group: 33,
@@ -195,30 +255,52 @@ const DAEMON: Example = Example {
 
 const THAT_DROP: [Example; 3] = [PRIVILEGE_DROP, DAEMON, SETGID_SCORE];
 
-const THAT_NEED_ROOT: [Example; 5] = [
+const THAT_NEED_ROOT: [Example; 6] = [
     FILE_SERVER,
     CHECK_PERMISSIONS,
     PRIVILEGE_DROP,
     DAEMON,
     SETGID_SCORE,
+    SETUID_SCORE,
 ];
 
-/// A group that no account of the machine that runs this is likely to have: taking it on needs privilege.
+/// A user and group that no account of the machine that runs this is likely to have: taking it on needs privilege.
 const STRANGE: u32 = 4321;
 
-/// Those that CAP_SETGID is enough for, and a group that an ordinary user is not in. The tokio example takes no argument, and looks at none.
-fn with_a_strange_group() -> impl Iterator<Item = (Example, u32)> {
-    TUTORIAL
+/// An example that one capability is enough for, with arguments.
+struct Attempt {
+    example: Example,
+    arguments: Vec<String>,
+    id: u32,
+    capability: &'static str,
+}
+
+/// With a group or user that is not an ordinary user's. The tokio example takes no argument, and looks at none.
+fn with_strange_ids() -> impl Iterator<Item = Attempt> {
+    let of_groups = TUTORIAL
         .into_iter()
         .map(|example| (example, STRANGE))
-        .chain([(TOKIO, TOKIO.group)])
+        .chain([(TOKIO, TOKIO.group)]);
+    let of_groups = of_groups.map(|(example, id)| Attempt {
+        example,
+        arguments: vec![id.to_string()],
+        id,
+        capability: "CAP_SETGID",
+    });
+    let of_users = OF_USERS.into_iter().map(|example| Attempt {
+        example,
+        arguments: vec!["--user".into(), STRANGE.to_string()],
+        id: STRANGE,
+        capability: "CAP_SETUID",
+    });
+    of_groups.chain(of_users)
 }
 
 /// Copies that every user can run: the build may be in a folder that only root may enter.
-struct Examples(tempfile::TempDir);
+pub struct Examples(tempfile::TempDir);
 
 impl Examples {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let examples = Examples(folder);
@@ -227,7 +309,7 @@ impl Examples {
         examples
     }
 
-    fn copy(&self, name: &str) -> PathBuf {
+    pub fn copy(&self, name: &str) -> PathBuf {
         let copy = self.0.path().join(name);
         if !copy.exists() {
             let test = std::env::current_exe().unwrap();
@@ -245,36 +327,40 @@ impl Examples {
     }
 
     /// What an aborted example leaves behind is cleared away with the rest.
-    fn temporary(&self) -> PathBuf {
+    pub fn temporary(&self) -> PathBuf {
         self.0.path().join("tmp")
     }
 
-    fn command(&self, name: &str) -> Command {
+    pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.copy(name));
         command.env("TMPDIR", self.temporary()).current_dir("/");
         command
     }
 
-    fn run(&self, name: &str) -> Ran {
+    pub fn run(&self, name: &str) -> Ran {
         Ran::of(&mut self.command(name))
     }
 
-    fn run_with(&self, name: &str, argument: &str) -> Ran {
+    pub fn run_with(&self, name: &str, argument: &str) -> Ran {
         Ran::of(self.command(name).arg(argument))
+    }
+
+    fn run_with_user(&self, name: &str, user: &str) -> Ran {
+        Ran::of(self.command(name).args(["--user", user]))
     }
 }
 
 #[derive(Debug)]
-struct Ran {
-    program: PathBuf,
+pub struct Ran {
+    pub program: PathBuf,
     /// None where it aborted.
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Ran {
-    fn of(command: &mut Command) -> Self {
+    pub fn of(command: &mut Command) -> Self {
         let output = command.output().unwrap();
         let [stdout, stderr] =
             [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -288,7 +374,7 @@ impl Ran {
 
     /// It says that all is verified, and each of these.
     #[track_caller]
-    fn verified(&self, group: u32, says: &[&str]) {
+    pub fn verified(&self, group: u32, says: &[&str]) {
         assert_eq!(self.code, Some(0), "{self:?}");
         assert!(self.stdout.ends_with("all verified\n"), "{self:?}");
         for text in says {
@@ -304,7 +390,7 @@ impl Ran {
 
     /// The same, and nothing was in its way.
     #[track_caller]
-    fn verified_at_once(&self, group: u32, says: &[&str]) {
+    pub fn verified_at_once(&self, group: u32, says: &[&str]) {
         self.verified(group, says);
         let panicked = self
             .stderr
@@ -315,7 +401,7 @@ impl Ran {
 
     /// It ends with this code, and tells these.
     #[track_caller]
-    fn fails(&self, code: i32, reasons: &[&str]) {
+    pub fn fails(&self, code: i32, reasons: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert!(!self.stdout.contains("all verified"), "{self:?}");
         for reason in reasons {
@@ -347,6 +433,14 @@ fn with_the_privilege_each_does_what_it_says() {
         "Invalid: cannot change to real and effective group 999999"
     };
     examples.run("error_handling").verified_at_once(0, &[large]);
+    for Example { name, group, says } in OF_USERS {
+        examples
+            .run_with_user(name, &group.to_string())
+            .verified_at_once(group, says);
+    }
+    examples
+        .run_with_user("temporary_change", "nobody")
+        .verified_at_once(65534, &["Working as user {}\n"]);
 }
 
 fn the_group_may_be_a_number_or_a_name() {
@@ -385,16 +479,21 @@ fn the_account_may_be_any_that_is_not_root() {
 
 fn without_guards_the_file_server_mixes_groups_up() {
     let ran = Examples::new().run_with("file_server", "--control");
-    ran.verified_at_once(0, &["4 workers with libc's setegid:\n"]);
+    ran.verified_at_once(
+        0,
+        &["4 workers with calls written by hand, the user first:\n"],
+    );
     let verified = ran
         .stdout
         .lines()
         .find_map(|line| line.strip_prefix("  verified: "))
         .unwrap_or_default();
-    let wrong = verified
-        .strip_suffix(" files have another request's group: true")
-        .and_then(|wrong| wrong.parse::<u32>().ok());
-    assert!(wrong.is_some_and(|wrong| wrong > 0), "{ran:?}");
+    // The group is set by none of the calls, and the supplementary one neither.
+    assert_eq!(
+        verified,
+        "2000 files have a wrong owner or group, 4000 accesses are wrong, 0 requests failed: true",
+        "{ran:?}"
+    );
     println!("= {verified}");
 }
 
@@ -411,6 +510,12 @@ fn the_own_group_needs_no_privilege() {
             .run_with(name, &own.to_string())
             .verified_at_once(own, &[]);
     }
+    let own = kernel::all_threads()[0].privileges.users[1];
+    for name in ["effective_only", "temporary_change"] {
+        examples
+            .run_with_user(name, &own.to_string())
+            .verified_at_once(own, &[]);
+    }
 }
 
 fn what_is_no_group_is_told() {
@@ -423,14 +528,35 @@ fn what_is_no_group_is_told() {
             .run_with(name, "no-such-group")
             .fails(1, &["no group is named \"no-such-group\""]);
     }
+    for Example { name, .. } in OF_USERS {
+        examples
+            .run_with_user(name, "4294967295")
+            .fails(1, &["\"4294967295\" is not a user ID"]);
+        examples
+            .run_with_user(name, "no-such-user")
+            .fails(1, &["no user is named \"no-such-user\""]);
+        examples
+            .run_with(name, "--user")
+            .fails(1, &["--user needs the number or the name of a user"]);
+    }
 }
 
 fn a_success_that_the_kernel_made_up_is_found_out() {
     sandbox::answer(calls::SYS_setresgid, &[], Answer::SuccessWithoutDoing);
+    sandbox::answer(calls::SYS_setresuid, &[], Answer::SuccessWithoutDoing);
     let examples = Examples::new();
     for Example { name, .. } in TUTORIAL {
         let ran = examples.run_with(name, &STRANGE.to_string());
         ran.fails(1, &["setresgid: it reported success without effect"]);
+    }
+    for Example { name, .. } in OF_USERS {
+        let ran = examples.run_with_user(name, &STRANGE.to_string());
+        if kernel::capabilities().effective & kernel::CAP_SETUID != 0 {
+            ran.fails(1, &["setresuid: it reported success without effect"]);
+        } else {
+            // Refused beforehand: without the capability it could not be restored.
+            ran.fails(2, &["this requires CAP_SETUID"]);
+        }
     }
 }
 
@@ -511,16 +637,12 @@ fn without_privilege(user: impl Fn(&mut Command) -> &mut Command) -> Option<Stri
     };
     let possible = why_not.is_none();
     let examples = Examples::new();
-    let run = |example: &Example, group: Option<u32>| {
-        let ran = Ran::of(user(
-            examples
-                .command(example.name)
-                .args(group.map(|group| group.to_string())),
-        ));
+    let run = |example: &Example, id: u32, arguments: &[String]| {
+        let ran = Ran::of(user(examples.command(example.name).args(arguments)));
         let shown = ran.program.display();
         match &why_not {
             None => {
-                ran.verified(group.unwrap_or(example.group), example.says);
+                ran.verified(id, example.says);
                 assert!(
                     ran.stdout.contains(&format!(
                         "; running again in a user namespace:\n  {UNSHARE} {shown}\n"
@@ -539,25 +661,35 @@ fn without_privilege(user: impl Fn(&mut Command) -> &mut Command) -> Option<Stri
         }
         ran
     };
-    for (example, group) in with_a_strange_group() {
-        let ran = run(&example, Some(group));
+    for Attempt {
+        example,
+        arguments,
+        id,
+        capability,
+    } in with_strange_ids()
+    {
+        let ran = run(&example, id, &arguments);
         let shown = ran.program.display();
-        assert!(ran.stderr.contains("this requires CAP_SETGID"), "{ran:?}");
+        assert!(
+            ran.stderr.contains(&format!("this requires {capability}")),
+            "{ran:?}"
+        );
         assert!(
             ran.stdout
                 .contains("verified: identity, unchanged by the refusal: "),
             "{ran:?}"
         );
+        let setcap = capability.to_lowercase();
         assert!(
             possible
-                || ran.stderr.contains(&format!(
-                    "\n  sudo setcap cap_setgid+ep {shown} && {shown}\n"
-                )),
+                || ran
+                    .stderr
+                    .contains(&format!("\n  sudo setcap {setcap}+ep {shown} && {shown}\n")),
             "{ran:?}"
         );
     }
     for example in THAT_NEED_ROOT {
-        let ran = run(&example, None);
+        let ran = run(&example, example.group, &[]);
         let told = if possible { &ran.stdout } else { &ran.stderr };
         assert!(
             told.starts_with("this needs CAP_SETGID, CAP_SETUID and CAP_CHOWN"),
@@ -572,7 +704,7 @@ fn without_privilege(user: impl Fn(&mut Command) -> &mut Command) -> Option<Stri
             "{ran:?}"
         );
     }
-    let number = TUTORIAL.len() + 1 + THAT_NEED_ROOT.len();
+    let number = with_strange_ids().count() + THAT_NEED_ROOT.len();
     match &why_not {
         None => println!("= {number} examples ran again in a user namespace"),
         Some(why_not) => println!(
@@ -584,16 +716,20 @@ fn without_privilege(user: impl Fn(&mut Command) -> &mut Command) -> Option<Stri
 
 fn the_capability_on_the_program() {
     let examples = Examples::new();
-    for (Example { name, says, .. }, group) in with_a_strange_group() {
-        kernel::give_file_capabilities(&examples.copy(name), kernel::CAP_SETGID);
-        let ran = Ran::of(
-            examples
-                .command(name)
-                .arg(group.to_string())
-                .uid(USER)
-                .gid(USER),
-        );
-        ran.verified_at_once(group, says);
+    for Attempt {
+        example: Example { name, says, .. },
+        arguments,
+        id,
+        capability,
+    } in with_strange_ids()
+    {
+        let mask = match capability {
+            "CAP_SETUID" => kernel::CAP_SETUID,
+            _ => kernel::CAP_SETGID,
+        };
+        kernel::give_file_capabilities(&examples.copy(name), mask);
+        let ran = Ran::of(examples.command(name).args(&arguments).uid(USER).gid(USER));
+        ran.verified_at_once(id, says);
     }
 }
 
@@ -632,6 +768,7 @@ fn a_set_group_id_program_that_gets_no_group_is_told() {
     kernel::passes_in_child(|| {
         rustix::thread::set_no_new_privs(true).unwrap();
         examples.run("setgid_score").cannot_run(&["no_new_privs"]);
+        examples.run("setuid_score").cannot_run(&["no_new_privs"]);
     });
     kernel::own_mounts();
     kernel::mount(
@@ -641,6 +778,7 @@ fn a_set_group_id_program_that_gets_no_group_is_told() {
         libc::MS_NOSUID,
     );
     examples.run("setgid_score").cannot_run(&["nosuid"]);
+    examples.run("setuid_score").cannot_run(&["nosuid"]);
 }
 
 /// The calls that set an identity, and their arguments.

@@ -11,6 +11,7 @@ mod environments;
 mod events;
 mod exact;
 mod examples;
+mod examples_of_users;
 mod exclusion;
 mod faults;
 mod growth;
@@ -31,7 +32,7 @@ mod undoing;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 26] = [
+const MODULES: [&[common::Case]; 27] = [
     all_threads::CASES,
     audit::CASES,
     diagnostics::CASES,
@@ -39,6 +40,7 @@ const MODULES: [&[common::Case]; 26] = [
     events::CASES,
     exact::CASES,
     examples::CASES,
+    examples_of_users::CASES,
     exclusion::CASES,
     faults::CASES,
     growth::CASES,

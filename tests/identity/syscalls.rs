@@ -3,10 +3,14 @@
 use std::process::Command;
 
 use crate::cases;
+use crate::common::sibling::Sibling;
 use crate::common::{self, Case, kernel};
-use privilege_guard::{GroupChange, GroupGuard};
+use privilege_guard::{
+    GroupChange, GroupGuard, Identity, IdentityChange, IdentityGuard, UserGuard,
+};
 
 pub const CASES: &[Case] = cases![
+    Nothing: the_page_names_cases,
     Setgid + strace: thread_guard,
     Setgid + strace: process_guard,
     Setgid + strace: effective_group_only,
@@ -19,6 +23,23 @@ pub const CASES: &[Case] = cases![
     Setgid + strace: without_supplementary_groups_in_the_process,
     Root + strace: over_group_65534,
     Setgid + strace: inside_a_guard_of_the_worker,
+    Setgid + strace: user_guard_on_a_thread,
+    Setgid + strace: user_guard_of_real_and_effective_on_a_thread,
+    Setgid + strace: user_guard_in_the_process,
+    Setgid + strace: user_guard_with_another_thread,
+    Setgid + strace: switch_to_another_user,
+    Setgid + strace: switch_to_the_same_user,
+    Setgid + strace: user_guard_with_a_parent_death_signal,
+    Setgid + strace: user_guard_of_a_reduced_effective_set,
+    Setgid + strace: user_guard_up_to_user_0,
+    Setgid + strace: identity_guard_that_keeps_groups,
+    Setgid + strace: identity_guard_on_a_thread,
+    Setgid + strace: identity_guard_of_real_and_effective_on_a_thread,
+    Setgid + strace: identity_guard_in_the_process,
+    Setgid + strace: identity_guard_with_another_thread,
+    Setgid + strace: switch_to_another_identity,
+    Setgid + strace: switch_to_an_identity_with_the_same_groups,
+    Setgid + strace: switch_to_the_same_identity,
 ];
 
 /// Tells this process that it is the traced one.
@@ -28,6 +49,17 @@ const TRACED: &str = "PRIVILEGE_GUARD_TRACED";
 /// `getpid` tells a forked child, whose threads that directory does not show.
 const PROCESS_GUARD: &str = "gettid openat fstatfs fstat getpid getresgid setfsgid prctl fstat \
                              setresgid getegid fstat setresgid getegid getpid fstat close";
+
+/// The capability sets and the securebits are read too, and at the end whether the sets are what they were.
+const USER_GUARD_ON_A_THREAD: &str =
+    "getresuid setfsuid capget prctl prctl setresuid geteuid setresuid geteuid capget";
+
+const IDENTITY_GUARD_ON_A_THREAD: &str = "getresuid setfsuid getresgid setfsgid capget prctl getgroups getgroups prctl \
+                                          setgroups getgroups getgroups setresgid getegid setresuid geteuid \
+                                          setresuid geteuid setresgid getegid setgroups getgroups getgroups capget";
+
+/// Of two threads: `status` twice and `stat`, whose flags tell a kernel thread.
+const FILES_BEFORE: usize = 2 * 3;
 
 // Each setting call is read back: a seccomp filter can answer "done" without doing.
 
@@ -146,6 +178,171 @@ fn inside_a_guard_of_the_worker() {
     );
 }
 
+fn user_guard_on_a_thread() {
+    makes(USER_GUARD_ON_A_THREAD, || {
+        warm_then(|| drop(UserGuard::assume_effective_on_thread(1000).unwrap()))
+    });
+}
+
+fn user_guard_of_real_and_effective_on_a_thread() {
+    makes(USER_GUARD_ON_A_THREAD, || {
+        warm_then(|| drop(UserGuard::assume_real_and_effective_on_thread(1000).unwrap()))
+    });
+}
+
+fn user_guard_in_the_process() {
+    makes(
+        "gettid openat fstatfs fstat getpid getresuid setfsuid capget prctl prctl fstat setresuid geteuid fstat \
+         setresuid geteuid capget getpid fstat close",
+        || warm_then(|| drop(UserGuard::assume_effective(1000).unwrap())),
+    );
+}
+
+fn user_guard_with_another_thread() {
+    makes_with_another_thread(
+        "tgkill setresuid tgkill setresuid",
+        1 + FILES_BEFORE,
+        || {
+            let _other = Sibling::start();
+            warm_then(|| drop(UserGuard::assume_effective(1000).unwrap()));
+        },
+    );
+}
+
+fn switch_to_another_user() {
+    makes("setresuid geteuid capget setresuid geteuid", || {
+        let mut guard = UserGuard::assume_effective_on_thread(1000).unwrap();
+        marked(|| guard.switch_to(1001).unwrap());
+    });
+}
+
+fn switch_to_the_same_user() {
+    makes("", || {
+        let mut guard = UserGuard::assume_effective_on_thread(1000).unwrap();
+        marked(|| guard.switch_to(1000).unwrap());
+    });
+}
+
+fn user_guard_with_a_parent_death_signal() {
+    makes(
+        "getresuid setfsuid capget prctl prctl getpid getpid prctl setresuid geteuid getpid prctl prctl \
+         setresuid geteuid capget getpid prctl prctl",
+        || {
+            kernel::set_death_signal(libc::SIGTERM);
+            warm_then(|| drop(UserGuard::assume_effective_on_thread(1000).unwrap()));
+        },
+    );
+}
+
+/// Root with fewer capabilities in use than held: coming back to user 0 raises them all for a moment, so signals are blocked.
+fn user_guard_of_a_reduced_effective_set() {
+    makes(
+        "getresuid setfsuid capget prctl prctl capget capset capget setresuid geteuid \
+         rt_sigprocmask setresuid geteuid capget capset capget rt_sigprocmask",
+        || {
+            kernel::lower_capabilities(1);
+            warm_then(|| drop(UserGuard::assume_effective_on_thread(1000).unwrap()));
+        },
+    );
+}
+
+/// A set-user-ID program of root, which lives as its user.
+fn user_guard_up_to_user_0() {
+    makes(USER_GUARD_ON_A_THREAD, || {
+        kernel::raw_setresuid(Some(1000), Some(1000), Some(0)).unwrap();
+        warm_then(|| drop(UserGuard::assume_effective_on_thread(0).unwrap()));
+    });
+}
+
+fn client() -> Identity {
+    Identity::new(1000, 1001).supplementary([1010])
+}
+
+fn next_client() -> Identity {
+    Identity::new(1002, 1003).supplementary([1012])
+}
+
+fn identity_guard_that_keeps_groups() {
+    makes(
+        "getresuid setfsuid getresgid setfsgid capget prctl prctl setresgid getegid setresuid geteuid \
+         setresuid geteuid setresgid getegid capget",
+        || {
+            let client = client();
+            warm_then(|| {
+                let change = IdentityChange::effective(&client).keep_supplementary();
+                drop(change.assume_on_thread().unwrap());
+            });
+        },
+    );
+}
+
+fn identity_guard_on_a_thread() {
+    makes(IDENTITY_GUARD_ON_A_THREAD, || {
+        let client = client();
+        warm_then(|| drop(IdentityGuard::assume_effective_on_thread(&client).unwrap()));
+    });
+}
+
+fn identity_guard_of_real_and_effective_on_a_thread() {
+    makes(IDENTITY_GUARD_ON_A_THREAD, || {
+        let client = client();
+        warm_then(|| drop(IdentityGuard::assume_real_and_effective_on_thread(&client).unwrap()));
+    });
+}
+
+fn identity_guard_in_the_process() {
+    makes(
+        "gettid openat fstatfs fstat getpid getresuid setfsuid getresgid setfsgid capget prctl getgroups getgroups prctl fstat \
+         setgroups getgroups getgroups setresgid getegid setresuid geteuid fstat \
+         setresuid geteuid setresgid getegid setgroups getgroups getgroups capget getpid fstat close close",
+        || {
+            let client = client();
+            warm_then(|| drop(IdentityGuard::assume_effective(&client).unwrap()));
+        },
+    );
+}
+
+fn identity_guard_with_another_thread() {
+    makes_with_another_thread(
+        "tgkill setgroups tgkill setresgid tgkill setresuid \
+         tgkill setresuid tgkill setresgid tgkill setgroups",
+        1 + FILES_BEFORE + 3 * 2,
+        || {
+            let client = client();
+            let _other = Sibling::start();
+            warm_then(|| drop(IdentityGuard::assume_effective(&client).unwrap()));
+        },
+    );
+}
+
+fn switch_to_another_identity() {
+    makes(
+        "setresuid geteuid capget setgroups getgroups getgroups setresgid getegid setresuid geteuid",
+        || {
+            let (client, next) = (client(), next_client());
+            let mut guard = IdentityGuard::assume_effective_on_thread(&client).unwrap();
+            marked(|| guard.switch_to(&next).unwrap());
+        },
+    );
+}
+
+fn switch_to_an_identity_with_the_same_groups() {
+    makes("setresuid geteuid capget setresuid geteuid", || {
+        let client = client();
+        let next = Identity::new(1002, 1001).supplementary([1010]);
+        let mut guard = IdentityGuard::assume_effective_on_thread(&client).unwrap();
+        marked(|| guard.switch_to(&next).unwrap());
+    });
+}
+
+fn switch_to_the_same_identity() {
+    makes("", || {
+        let client = client();
+        let mut guard = IdentityGuard::assume_effective_on_thread(&client).unwrap();
+        marked(|| guard.switch_to(&client.clone()).unwrap());
+    });
+}
+
 /// Asserts that the work makes these calls between the two marks.
 fn makes(calls: &str, work: fn()) {
     if std::env::var_os(TRACED).is_some() {
@@ -154,6 +351,54 @@ fn makes(calls: &str, work: fn()) {
     let made = traced().join(" ");
     println!("= {}", if made.is_empty() { "no call" } else { &made });
     assert_eq!(made, calls);
+    if let Some(listed) = listed_in_page(common::running()) {
+        assert_eq!(listed, calls, "docs/performance.md");
+    }
+}
+
+/// The calls in the row of docs/performance.md that names this case in a comment. `prctl(...)` stands there for `prctl`.
+fn listed_in_page(case: &str) -> Option<String> {
+    let page = include_str!("../../docs/performance.md");
+    let mark = format!("<!-- {case} -->");
+    let (_, cell) = page.lines().find_map(|line| line.split_once(&mark))?;
+    let calls = cell.split('`').skip(1).step_by(2);
+    let names = calls.map(|call| call.split('(').next().unwrap_or_default());
+    Some(names.collect::<Vec<_>>().join(" "))
+}
+
+fn the_page_names_cases() {
+    let page = include_str!("../../docs/performance.md");
+    let cases: Vec<&str> = page
+        .split("<!-- syscalls::")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(" -->"))
+        .map(|(case, _)| case)
+        .collect();
+    for case in &cases {
+        assert!(
+            CASES
+                .iter()
+                .any(|known| known.name() == format!("syscalls::{case}")),
+            "{case} is in docs/performance.md, and no case"
+        );
+    }
+    assert!(cases.len() >= 16, "{cases:?}");
+}
+
+/// Asserts which of the calls change something (a signal makes the other thread follow), and how many files are opened: how many calls
+/// read a file depends on its length.
+fn makes_with_another_thread(changing: &str, opened: usize, work: fn()) {
+    if std::env::var_os(TRACED).is_some() {
+        return work();
+    }
+    let all = traced();
+    let changes =
+        |name: &&str| ["tgkill", "setgroups", "setresgid", "setresuid", "capset"].contains(name);
+    let names = || all.iter().map(String::as_str);
+    let made = names().filter(changes).collect::<Vec<_>>().join(" ");
+    let files = names().filter(|&name| name == "openat").count();
+    println!("= {made}; {files} files opened, {} calls", all.len());
+    assert_eq!((made.as_str(), files), (changing, opened));
 }
 
 /// The names of the calls between the marks; the allocator's calls are left out, and the `fcntl` by which a debug build

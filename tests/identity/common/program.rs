@@ -5,6 +5,8 @@ use std::io::copy;
 use std::os::fd::AsFd;
 use std::process::Command;
 
+use super::kernel;
+
 const ROLE: &str = "PRIVILEGE_GUARD_PROGRAM";
 
 /// A program that copies its stdin to its stdout.
@@ -15,6 +17,16 @@ pub fn copies() -> Command {
 /// A program that prints `/proc/self/status`.
 pub fn shows_status() -> Command {
     in_role("shows_status")
+}
+
+/// Prints its `/proc/self/status`; then tries to be user 0, and to set its groups, and prints how each call ended.
+pub const TRIES_TO_RETURN: &str = "tries_to_return";
+
+/// A copy of this binary, which another user may execute too, in this role.
+pub fn copy_in_role(copy: &std::path::Path, role: &str) -> Command {
+    let mut program = Command::new(copy);
+    program.env(ROLE, role);
+    program
 }
 
 /// Not by its path: only the one who built it might be able to enter the directory.
@@ -35,14 +47,35 @@ pub fn run_if_asked() {
             &mut unbuffered(std::io::stdin()),
             &mut unbuffered(std::io::stdout()),
         ),
-        "shows_status" => copy(
-            &mut File::open("/proc/self/status").expect("status"),
-            &mut std::io::stdout(),
-        ),
+        "shows_status" => show_status(),
+        TRIES_TO_RETURN => {
+            let shown = show_status();
+            for (name, result) in [
+                (
+                    "setresuid",
+                    kernel::raw_setresuid(Some(0), Some(0), Some(0)),
+                ),
+                (
+                    "setresgid",
+                    kernel::raw_setresgid(Some(0), Some(0), Some(0)),
+                ),
+                ("setgroups", kernel::raw_setgroups(&[])),
+            ] {
+                println!("{name}: {result:?}");
+            }
+            shown
+        }
         _ => panic!("no program of this binary: {role}"),
     };
     done.expect("a copy");
     std::process::exit(0);
+}
+
+fn show_status() -> std::io::Result<u64> {
+    copy(
+        &mut File::open("/proc/self/status").expect("status"),
+        &mut std::io::stdout(),
+    )
 }
 
 /// std's stdout keeps what is not a whole line.
