@@ -19,13 +19,13 @@ use crate::scope::{Process, Scope, Thread};
 
 /// An RAII guard that changes identity and restores it when dropped.
 ///
-/// See [`GroupGuard`], [`UserGuard`] and [`IdentityGuard`], which say what is changed. The scope
-/// `S` says where: in the whole [`Process`], or on the calling [`Thread`].
+/// See [`GroupGuard`], [`UserGuard`] and [`IdentityGuard`], for the kinds of ids. The scope `S` is
+/// the whole [`Process`] or the calling [`Thread`].
 ///
-/// On every way out of the scope, a panic included, the calling thread's ids of the changed kinds,
-/// the supplementary groups that the guard changed, the parent-death signal and (for users) the
-/// capability sets are what they were. `errno` is left as it was. If the kernel refuses the
-/// restore, the process aborts rather than continue under the wrong identity.
+/// However the scope is exited, including by a panic, the guard restores the calling thread's ids
+/// of the changed kinds, the supplementary groups that it changed, the parent-death signal and (for
+/// users) the capability sets. `errno` is left as it was. If the kernel refuses the restore, the
+/// process aborts rather than continue under the wrong identity.
 ///
 /// Guards nest, of all kinds mixed. The innermost active guard determines the identity. If a guard
 /// is dropped while guards created after it are active, its restore is deferred until they end. A
@@ -38,7 +38,7 @@ use crate::scope::{Process, Scope, Thread};
 /// `let _ = GroupGuard::assume(g)?;` ends the guard at once. Name it, or use [`run`](Self::run).
 ///
 /// # Examples
-/// Held across an `.await`, a guard does not compile:
+/// A spawned task cannot hold a guard across an `.await`, so this does not compile:
 /// ```compile_fail
 /// # fn spawn<F: std::future::Future + Send>(_: F) {}
 /// # async fn reply() {}
@@ -48,7 +48,7 @@ use crate::scope::{Process, Scope, Thread};
 ///     drop(guard);
 /// });
 /// ```
-/// Ended before that, it does:
+/// If the guard is dropped before the `.await`, it compiles:
 /// ```
 /// # fn spawn<F: std::future::Future + Send>(_: F) {}
 /// # async fn reply() {}
@@ -67,7 +67,7 @@ pub struct Guard<K: GuardKind, S: Scope = Process> {
     scope: PhantomData<(*const (), S)>,
 }
 
-/// A guard of the group ids, with or without the supplementary groups.
+/// A guard that changes the group ids and, if requested, the supplementary groups.
 ///
 /// It corresponds to Python's `os.setregid` and the call that restores the ids, but also restores
 /// the saved and the filesystem id.
@@ -84,7 +84,7 @@ pub struct Guard<K: GuardKind, S: Scope = Process> {
 /// ```
 pub type GroupGuard<S = Process> = Guard<Gid, S>;
 
-/// A guard of the user ids and the capability sets.
+/// A guard that changes the user ids, and restores them with the capability sets.
 ///
 /// # Examples
 /// ```no_run
@@ -96,7 +96,7 @@ pub type GroupGuard<S = Process> = Guard<Gid, S>;
 /// ```
 pub type UserGuard<S = Process> = Guard<Uid, S>;
 
-/// A guard of user, group and supplementary groups together.
+/// A guard that changes user, group and supplementary groups together.
 ///
 /// # Examples
 /// ```no_run
@@ -183,7 +183,7 @@ guard_kind!(
 
 /// The functions that begin a guard, of one kind of change.
 macro_rules! assume {
-    ($change:ident, $kind:ty, $ids:literal, $calls:literal) => {
+    ($change:ident, $kind:ty, $calls:literal) => {
         impl $change {
             #[doc = concat!("Makes the change in the whole process (", $calls, ").")]
             ///
@@ -204,7 +204,8 @@ macro_rules! assume {
             /// - [`Error::Irreversible`] if the change could not be restored.
             /// - [`Error::Busy`] if another thread holds a conflicting guard.
             /// - [`Error::ProcessGuardInThreadGuard`] if this thread holds a thread guard.
-            /// - [`Error::ThreadDiffers`] if another thread's identity is another one.
+            /// - [`Error::ThreadDiffers`] if another thread could not follow the change or be
+            ///   restored.
             /// - [`Error::ThreadNotChanged`] if libc skips a thread.
             /// - [`Error::ThreadsUnreadable`] if `/proc` cannot be read.
             /// - [`Error::SyscallFailed`], [`Error::ReadFailed`] if a call fails or is faked.
@@ -219,7 +220,9 @@ macro_rules! assume {
             /// As for [`assume`](Self::assume).
             ///
             /// # Errors
-            /// As for [`assume`](Self::assume), without those about other threads.
+            /// As for [`assume`](Self::assume), except [`Error::ProcessGuardInThreadGuard`],
+            /// [`Error::ThreadDiffers`], [`Error::ThreadNotChanged`] and
+            /// [`Error::ThreadsUnreadable`], which only process guards return.
             pub fn assume_on_thread(self) -> Result<Guard<$kind, Thread>, Error> {
                 Guard::begin(self.change)
             }
@@ -227,12 +230,11 @@ macro_rules! assume {
     };
 }
 
-assume!(GroupChange, Gid, "group", "`setresgid(2)`, `setgroups(2)`");
-assume!(UserChange, Uid, "user", "`setresuid(2)`");
+assume!(GroupChange, Gid, "`setresgid(2)`, `setgroups(2)`");
+assume!(UserChange, Uid, "`setresuid(2)`");
 assume!(
     IdentityChange,
     Identity,
-    "identity",
     "`setgroups(2)`, `setresgid(2)`, `setresuid(2)`"
 );
 
@@ -372,8 +374,9 @@ impl UserGuard<Process> {
     /// As for [`UserChange::assume`].
     ///
     /// # Warning
-    /// A program that is executed under the guard still has the original real and saved user, and
-    /// can return to them. `access(2)` and credentials sent over sockets use the real user.
+    /// A program that is executed under the guard keeps the original real user and can return to
+    /// it. A forked child that executes nothing also keeps the saved user. `access(2)` and
+    /// credentials sent over sockets use the real user.
     ///
     /// # Errors
     /// As for [`UserChange::assume`].
@@ -395,7 +398,8 @@ impl UserGuard<Process> {
 
     /// Changes the real and effective user of the whole process, like `os.setreuid(u, u)`.
     ///
-    /// It is refused in a process with other threads, whose securebits cannot be read.
+    /// In a multithreaded process, this returns [`Error::ThreadDiffers`] if the real user would
+    /// change, because the securebits of other threads cannot be read.
     ///
     /// # Privileges
     /// As for [`UserChange::assume`].
@@ -493,7 +497,7 @@ impl IdentityGuard<Thread> {
     /// Changes the effective user and group and the supplementary groups of the calling thread
     /// only.
     ///
-    /// A file server serves each request as its client with it.
+    /// Intended for file servers that serve each request as its client.
     ///
     /// # Privileges
     /// As for [`IdentityChange::assume`].
@@ -510,8 +514,10 @@ impl IdentityGuard<Thread> {
     /// Changes the real and effective user and group and the supplementary groups of the calling
     /// thread only.
     ///
-    /// A program that is executed under this guard has exactly the identity's ids and groups, no
-    /// capabilities, and no way to return.
+    /// A program that is executed under this guard has exactly the identity's ids and groups.
+    /// Unless the identity's user is 0, or the program's file grants privileges, its effective,
+    /// permitted and ambient sets are empty and it cannot regain the original identity. The
+    /// inheritable set is kept; it has an effect only on files with inheritable capabilities.
     ///
     /// # Privileges
     /// As for [`IdentityChange::assume`].
@@ -529,14 +535,14 @@ impl IdentityGuard<Thread> {
 impl<S: Scope> GroupGuard<S> {
     /// Switches directly to another group with a single `setresgid` call.
     ///
-    /// Switching to the current group makes no call. The guard changes the ids that its change
-    /// named, and nothing else: supplementary groups stay. It still restores the original ids.
+    /// Switching to the current group makes no call. Only the requested ids change. Supplementary
+    /// groups are left unchanged. It still restores the original ids.
     ///
     /// # Privileges
     /// As for the guard itself.
     ///
     /// # Errors
-    /// The group stays what it was. If a half-made change cannot be rolled back, the process
+    /// The group stays what it was. If a partial change cannot be rolled back, the process
     /// aborts.
     ///
     /// - [`Error::NotOneId`] if the guard's change named two groups or none.
@@ -601,8 +607,10 @@ impl<S: Scope> UserGuard<S> {
 impl<S: Scope> IdentityGuard<S> {
     /// Switches to another identity, through the original user.
     ///
-    /// It makes at most four calls that set something, fewer if parts are equal, and none for the
-    /// same identity. The guard still restores the original identity.
+    /// It usually makes four calls that change ids or groups, and fewer if parts are equal.
+    /// Capability sets, an unusual filesystem id and the parent-death signal require further calls.
+    /// Switching to the same identity makes no call. The guard still restores the original
+    /// identity.
     ///
     /// # Privileges
     /// As for the guard itself.
@@ -692,7 +700,8 @@ impl<K: GuardKind, S: Scope> Guard<K, S> {
     /// - [`RestoreError::Refused`] if the kernel refuses. The process is under the wrong identity:
     ///   end it.
     /// - [`RestoreError::NotInnermost`] if guards created after this one are active. The restore is
-    ///   deferred until they end.
+    ///   deferred until they end. If the restore of one of them was refused, this guard is never
+    ///   restored.
     /// - [`RestoreError::ThreadEnding`] if the thread is running its destructors. The guard has
     ///   been restored.
     pub fn restore(self) -> Result<(), RestoreError> {
@@ -712,7 +721,8 @@ impl<K: GuardKind, S: Scope> Guard<K, S> {
     /// `f` left it.
     ///
     /// # Panics
-    /// If guards created after this one are active. `f` is not called.
+    /// Panics if guards created after this one are active, or if the thread is running its
+    /// destructors. `f` is not called.
     ///
     /// # Examples
     /// ```

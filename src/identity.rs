@@ -1,11 +1,11 @@
-//! Who to be: a user, a group and supplementary groups as one value.
+//! A user, a group and supplementary groups as one value.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::ids::{Gid, Uid};
 
-/// The identity of a user at work: user, group and supplementary groups.
+/// An identity: a user, a group and supplementary groups.
 ///
 /// Create identities before guards: the functions that look names up read files and call into NSS
 /// modules, which must not happen under another identity.

@@ -8,7 +8,7 @@ pub(crate) trait Id: Copy + Eq + Ord + fmt::Display + fmt::Debug + 'static {
     const UNCHANGED: Self;
 
     /// The number that the kernel shows for an id that has no mapping in the user namespace
-    /// (`kernel.overflowgid` and `kernel.overflowuid`, by default).
+    /// (the default of `kernel.overflowgid` and `kernel.overflowuid`).
     const OVERFLOW: Self;
 
     fn raw(self) -> u32;
@@ -123,7 +123,7 @@ impl Uid {
 /// The four ids of one kind that a thread has (`credentials(7)`): see [`GroupIds`] and [`UserIds`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ids<I> {
-    /// The real ID: whose process it is.
+    /// The real ID: the owner of the process.
     pub real: I,
     /// The effective ID: the one that `setegid` and `seteuid` set. The filesystem ID follows it.
     pub effective: I,

@@ -35,16 +35,16 @@
 //! - [`Error`] means that nothing has changed, or that the change was rolled back.
 //! - A dropped guard and [`Guard::run`] abort the process if the kernel refuses the restore.
 //! - [`Guard::restore`] returns a [`RestoreError`] instead.
-//! - A permanent drop returns a [`DropError`]. After [`DropError::StillPrivileged`], end the
-//!   process.
-//! - Looking up a name or parsing an id returns a [`LookupError`].
+//! - A permanent drop that fails returns a [`DropError`]. After [`DropError::StillPrivileged`], end
+//!   the process.
+//! - A failed look-up of a name or parse of an id returns a [`LookupError`].
 //!
 //! # Limits
 //!
-//! The library is not a sandbox. It protects against mistakes of the program and failures of its
-//! environment, and not against hostile code in the same process. Processes, threads and open files
-//! that were created while a guard is active keep their identity when it ends. Guards are not for
-//! signal handlers or `pre_exec`. The [security](docs::security) page lists all promises and
+//! The library is not a sandbox. It protects against mistakes in the program and failures of its
+//! environment, but not against hostile code in the same process. Processes, threads and open files
+//! that are created while a guard is active keep the changed identity after it ends. Guards are not
+//! for signal handlers or `pre_exec`. The [security](docs::security) page lists all promises and
 //! limits.
 //!
 //! # Pages

@@ -2,7 +2,7 @@
 
 /// Which threads a guard changes: [`Process`] or [`Thread`].
 ///
-/// This trait is sealed: there are these two.
+/// This trait is sealed: no other type implements it.
 ///
 /// # Examples
 /// ```
@@ -20,14 +20,13 @@ pub trait Scope: sealed::Sealed {}
 /// All threads of the process, through libc (`nptl(7)`).
 ///
 /// After each change and each restore, every thread is checked in `/proc/self/task`.
-/// Threads that libc skips without an error (for example if the signal queue is full) are found.
+/// Threads that libc skips without an error (for example if the signal queue is full) are detected.
 ///
 /// # Warning
-/// libc interrupts every other thread with a signal.
-/// Their system calls that are never restarted, such as `poll`, return `EINTR`.
-/// If the kernel refuses the call to one thread and not to another (a seccomp filter of its own,
-/// capabilities of its own), glibc aborts the process.
-/// Use [`Thread`] in programs whose threads differ.
+/// libc interrupts every other thread with a signal. Their system calls that are never restarted,
+/// such as `poll`, return `EINTR`. If the kernel refuses the call on one thread but not on another
+/// (because their seccomp filters or capabilities differ), glibc aborts the process. Use [`Thread`]
+/// in programs whose threads differ.
 #[derive(Debug)]
 pub enum Process {}
 

@@ -1,4 +1,4 @@
-//! One change of identity, whatever it changes: check, apply, verify, restore.
+//! A change of identity: its plan, its checks, its application and its errors.
 
 use std::fmt;
 use std::time::Instant;
@@ -24,7 +24,7 @@ use crate::plan::user_state::{UidMap, UserState};
 use crate::plan::users::UserPlan;
 use crate::scope::ScopeKind;
 
-/// The kinds of id that a guard is about, and so reads.
+/// The kinds of ids that a guard reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kinds {
     pub(crate) users: bool,
@@ -76,7 +76,7 @@ pub(crate) struct Applied {
 pub(super) struct Plan {
     pub(super) groups: Option<GroupPlan>,
     pub(super) users: Option<UserPlan>,
-    /// The original supplementary groups, if others have to be set.
+    /// The original supplementary groups, if the change sets supplementary groups.
     pub(super) supplementary: Option<Vec<Gid>>,
     pub(super) order: Order,
 }
@@ -89,8 +89,8 @@ impl Applied {
         wants_event: bool,
     ) -> Result<Self, Error> {
         let started_at = wants_event.then(Instant::now);
-        // The group of a process guard might change other threads, so it has to be able to see
-        // them.
+        // Open the directory before the change: a chroot or used-up descriptors under the guard
+        // must not prevent the verification of the restore.
         let tasks = match scope {
             ScopeKind::Process if !change.is_empty() => {
                 let open =
@@ -159,7 +159,7 @@ impl Applied {
 
     // ---- Planning
 
-    /// `supplementary`: the original groups, if others have to be set.
+    /// `supplementary`: the original groups, if the change sets supplementary groups.
     pub(super) fn plan(&self, supplementary: Option<Vec<Gid>>) -> Result<Plan, Error> {
         let users = self.plan_users()?;
         let (groups, required) = match self.change.group.is_empty() {
@@ -206,7 +206,7 @@ impl Applied {
             .map_err(|refusal| self.refused(reasons::user_refusal(refusal)))
     }
 
-    /// Returns the present supplementary groups, if they have to be set.
+    /// Returns the supplementary groups to restore, or `None` if the change sets none.
     fn groups_to_restore(&self) -> Result<Option<Vec<Gid>>, Error> {
         let Some(wanted) = &self.change.supplementary else {
             return Ok(None);
@@ -215,8 +215,8 @@ impl Applied {
         if namespace::may_hide_unmapped(groups.iter().copied()) {
             return Err(self.irreversible(IrreversibleReason::Unmapped));
         }
-        // An identity sets nothing that is already so. A change of groups does, unless the call
-        // would be refused although it has nothing to change.
+        // An identity change skips groups that are already set. A group change sets them again,
+        // unless `setgroups` would be refused.
         let skips = || {
             let is_refused = namespace::setgroups_is_denied() || !read::has_effective_setgid()?;
             Ok::<_, Error>(!self.change.user.is_empty() || is_refused)
@@ -229,8 +229,8 @@ impl Applied {
 
     // ---- Applying
 
-    /// Sets what the restore will have to set to its present value, to find out whether that is
-    /// allowed.
+    /// Sets the parent-death signal and the capability sets to their current values, to find out
+    /// whether setting them is allowed.
     pub(super) fn probe(&self, plan: &Plan) -> Result<(), Error> {
         self.signal
             .probe()
@@ -238,7 +238,8 @@ impl Applied {
         match plan.users.filter(|users| users.restore.sets_capabilities()) {
             None => Ok(()),
             Some(_) => {
-                // A switch is probed under the changed user, whose effective set must not be raised.
+                // A switch is probed under the changed user, whose effective set must not be
+                // raised.
                 let probed = steps::set_capabilities(read::read_capabilities()?);
                 probed.map_err(|error| self.change_error(error))
             }

@@ -7,8 +7,8 @@ use crate::error::{ConflictingGuard, Error};
 use crate::kernel::threads;
 use crate::scope::ScopeKind;
 
-/// Zero; or the number of threads that hold thread guards; or [`PROCESS_GUARD_BIT`] with the id of
-/// the thread that holds process guards.
+/// Zero, the number of threads that hold thread guards or emit an event, or [`PROCESS_GUARD_BIT`]
+/// with the id of the thread that holds process guards.
 ///
 /// This is not a lock: no thread queues, and a claim that conflicts is refused. So there is nothing
 /// to deadlock on, to poison, or to inherit locked over a fork. Thread ids and numbers of threads
@@ -43,7 +43,7 @@ pub(crate) fn claim(
     })
 }
 
-/// Gives a claim back.
+/// Releases a claim.
 pub(crate) fn release(scope: ScopeKind) {
     match scope {
         ScopeKind::Process => EXCLUSION.store(0, Ordering::Release),
@@ -51,8 +51,8 @@ pub(crate) fn release(scope: ScopeKind) {
     }
 }
 
-/// Moves to `next` of the present value, or returns that value if there is none until `wait` is
-/// over.
+/// Replaces the value with `next(value)`. While that is `None`, retries until `wait` is over, and
+/// then returns the conflicting value.
 fn retry(wait: Duration, next: impl Fn(u32) -> Option<u32>) -> Result<u32, u32> {
     let attempt = || EXCLUSION.fetch_update(Ordering::Acquire, Ordering::Relaxed, &next);
     if wait.is_zero() {

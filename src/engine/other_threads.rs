@@ -14,7 +14,7 @@ use crate::plan::user_state::UserState;
 use crate::plan::users::{OtherThread, UserPlan};
 
 impl Applied {
-    /// Refuses a change that other threads could not follow, or that would not restore them.
+    /// Returns an error if another thread could not follow the change or would not be restored.
     pub(super) fn check_other_threads(&self, plan: &Plan) -> Result<(), Error> {
         let Some(tasks) = &self.tasks else {
             return Ok(());
@@ -51,7 +51,7 @@ impl Applied {
             user_ids: None,
             group_ids: plan.groups.map(|_| self.original.group_ids),
             groups,
-            // A single call changes every thread or fails before it changes one.
+            // A single call changes every thread or none.
             effective_suffices: plan.users.is_none() && groups.is_none(),
         };
         match tasks.find_mismatch(&expected).map_err(unreadable)? {
@@ -69,7 +69,7 @@ impl Applied {
         }
     }
 
-    /// Checks one other thread. The error is its defect.
+    /// Checks one other thread. The error describes the mismatch.
     fn check_other_thread(
         &self,
         state: &UserState,
@@ -117,7 +117,8 @@ impl Applied {
                     .expected(self.original, inside, wanted.as_deref())
                     .effective_suffices
                 {
-                    // For files that the restore has to read, even if all descriptors are used up.
+                    // Reserve a descriptor: the restore must read files even if all descriptors are
+                    // in use.
                     tasks.reserve();
                 }
                 Ok(())

@@ -356,8 +356,8 @@ fn remove_capabilities(mut sets: CapabilitySets, capabilities: CapabilitySet) ->
     sets
 }
 
-/// Refuses a drop whose rollback would give other threads the calling thread's identity, of which the
-/// first of these is.
+/// Refuses a drop whose rollback would give other threads the calling thread's identity, of which
+/// the first of these is.
 fn check_same_identity(
     target: &Target,
     plan: DropPlan,

@@ -62,7 +62,7 @@ impl Restore for Applied {
     }
 
     fn absorb(&mut self, outer: Self) -> Result<(), Self> {
-        // Users: the sets do not follow from the ids alone.
+        // Do not merge user changes: their capability sets do not follow from the ids alone.
         if self.user_plan.is_some() || outer.user_plan.is_some() {
             return Err(outer);
         }
@@ -186,7 +186,7 @@ impl Applied {
         let what = Unrestored::OtherThread { thread_id };
         Err(RestoreError::Refused {
             what,
-            call: "all threads",
+            call: "verification of all threads",
             os_error,
             lost_capability: None,
         })

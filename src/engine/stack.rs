@@ -9,13 +9,13 @@ use super::{abort, exclusion};
 use crate::error::{Error, RestoreError};
 use crate::scope::ScopeKind;
 
-/// A change that was made, as the stack needs it.
+/// An applied change that the stack can restore.
 pub(crate) trait Restore: Sized {
     fn scope(&self) -> ScopeKind;
     /// Restores the state before the change, exactly.
     fn restore(&self) -> Result<(), RestoreError>;
-    /// Takes over what `outer`, which has ended, would have restored. Returns it if that is not
-    /// possible.
+    /// Merges the restore of `outer`, whose guard has ended, into this one. Returns `outer` if that
+    /// is impossible.
     fn absorb(&mut self, outer: Self) -> Result<(), Self>;
     /// Whether a subscriber is interested in the end.
     fn wants_event(&self) -> bool;
@@ -47,8 +47,9 @@ pub(crate) struct GuardStack<R: Restore> {
     has_failed: bool,
     /// The claim of this thread, by [`exclusion`].
     claim: Option<ScopeKind>,
-    /// A subscriber is handling an event or being consulted. The claim is kept meanwhile, so that
-    /// no other thread's process guard can begin, and no event is emitted for its own guards.
+    /// A subscriber is handling an event or being consulted. Until it returns, the claim is kept,
+    /// so that no process guard of another thread can begin. The subscriber's own guards emit no
+    /// events.
     emitting: bool,
 }
 
@@ -126,10 +127,11 @@ impl<R: Restore> GuardStack<R> {
         self.unwind().map(|event| (EndOutcome::Restored, event))
     }
 
-    /// Merges a pending frame, and the pending ones below it, into the next inner frame, so that
-    /// guards taken hand over hand leave nothing behind.
+    /// Merges a pending frame, and the pending ones below it, into the next inner frame, so that a
+    /// chain of overlapping guards does not grow the stack.
     fn merge_pending(&mut self, mut index: usize) {
-        /// Removing a frame moves those above it.
+        /// The maximum number of frames that a merge may move: removing a frame moves those above
+        /// it.
         const MAX_MOVED: usize = 16;
 
         while self.frames.len() - index <= MAX_MOVED
@@ -204,7 +206,7 @@ impl<R: Restore> GuardStack<R> {
         self.release_if_idle();
     }
 
-    /// Marks a guard that can neither be restored nor go on, as after a refused restore.
+    /// Marks the guard with this key as failed, as after a refused restore: it is never restored.
     pub(crate) fn mark_failed(&mut self, key: u64) {
         for frame in self.frames.iter_mut().filter(|frame| frame.key == key) {
             frame.state = GuardState::RestoreFailed;
@@ -213,7 +215,7 @@ impl<R: Restore> GuardStack<R> {
     }
 
     fn claim(&mut self, scope: ScopeKind, wait: Duration) -> Result<(), Error> {
-        // Process guards are below thread guards, so the innermost one tells.
+        // Process guards are below thread guards, so checking the innermost one is enough.
         let innermost = self.frames.last().map(|frame| frame.change.scope());
         match (self.claim, scope) {
             (_, ScopeKind::Process) if innermost == Some(ScopeKind::Thread) => {

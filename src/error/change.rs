@@ -12,9 +12,9 @@ use super::errno::DisplayErrno;
 /// "Nothing is changed" holds for the calling thread. In process scope, other threads have the ids
 /// that they had, but those that were changed and rolled back have lost their parent-death signal.
 ///
-/// It converts into [`io::Error`] with the kinds `PermissionDenied`, `InvalidInput` and
-/// `WouldBlock` if they fit. [`into_os_error`](Error::into_os_error) makes one with an error
-/// number.
+/// It converts into an [`io::Error`] with a matching kind, such as `PermissionDenied`,
+/// `InvalidInput` or `WouldBlock`. [`into_os_error`](Error::into_os_error) returns one with an
+/// error number instead.
 ///
 /// # Examples
 /// ```
@@ -111,7 +111,7 @@ pub enum Error {
         requested: String,
         /// The calling thread's ids.
         ids: String,
-        /// The kernel's answer.
+        /// The kernel's error, or an error without a number if the result was faked.
         os_error: io::Error,
     },
 
@@ -124,7 +124,7 @@ pub enum Error {
     ReadFailed {
         /// The system call.
         call: &'static str,
-        /// The kernel's answer.
+        /// The kernel's error, or an error without a number if the result was faked.
         os_error: io::Error,
     },
 
@@ -159,12 +159,12 @@ pub enum Error {
         DisplayErrno(os_error)
     )]
     ThreadsUnreadable {
-        /// The operation that failed.
+        /// The error.
         os_error: io::Error,
     },
 
-    /// Another thread's identity differs from the calling thread's, and a process guard would not
-    /// restore it.
+    /// Another thread could not follow the change, or would not be restored exactly. Usually its
+    /// ids or capabilities differ from the calling thread's.
     #[error(
         "cannot change to {requested} in the whole process: thread {thread_id} ({name}) {finding}; \
          use a thread guard"
@@ -176,7 +176,7 @@ pub enum Error {
         thread_id: u32,
         /// The other thread's name.
         name: String,
-        /// The difference.
+        /// The reason why the thread cannot follow or be restored.
         finding: String,
     },
 
@@ -198,7 +198,7 @@ pub enum Error {
         name: String,
     },
 
-    /// One group is needed, and the guard's change names two or none.
+    /// Exactly one id of each kind is required, and the guard's change requests two or none.
     #[error(
         "the guard's change is {requested}; it must name exactly one id, as an assume function does"
     )]
@@ -214,11 +214,13 @@ pub enum Error {
 pub enum PermissionDeniedReason {
     /// CAP_SETGID is required, and it is neither effective nor permitted.
     NoCapability,
-    /// CAP_SETGID is in the permitted set but not in the effective one. This library raises none.
+    /// CAP_SETGID is in the permitted set but not in the effective one. The library does not raise
+    /// it for a change.
     NotEffective,
     /// CAP_SETUID is required, and it is neither effective nor permitted.
     NoSetuid,
-    /// CAP_SETUID is in the permitted set but not in the effective one. This library raises none.
+    /// CAP_SETUID is in the permitted set but not in the effective one. The library does not raise
+    /// it for a change.
     SetuidNotEffective,
     /// `setgroups` is denied in this user namespace (`user_namespaces(7)`).
     SetgroupsDenied,
@@ -292,7 +294,7 @@ impl fmt::Display for IrreversibleReason {
                  one at 0"
             }
             Self::AmbientSetLost => {
-                "the ambient capability set must be cleared meanwhile, and \
+                "the ambient capability set must be cleared while the guard is active, and \
                  SECBIT_NO_CAP_AMBIENT_RAISE \
                  forbids raising it again; clear the ambient set first, or use assume_effective"
             }
@@ -357,10 +359,13 @@ impl Error {
 
     /// Returns the error number for a caller that answers with one, such as a FUSE server.
     ///
-    /// EPERM for [`NotPermitted`](Error::NotPermitted), [`Irreversible`](Error::Irreversible) and
-    /// [`ThreadDiffers`](Error::ThreadDiffers); EINVAL for ids that are reserved or not mapped and
-    /// for too many groups; EAGAIN for [`Busy`](Error::Busy); EIO for a call that was faked and for
-    /// a skipped thread; otherwise the kernel's own number. `None` for misuse of a guard.
+    /// - EPERM for [`NotPermitted`](Error::NotPermitted), [`Irreversible`](Error::Irreversible) and
+    ///   [`ThreadDiffers`](Error::ThreadDiffers)
+    /// - EINVAL for reserved or unmapped ids and for too many groups
+    /// - EAGAIN for [`Busy`](Error::Busy)
+    /// - EIO for a faked call and for [`ThreadNotChanged`](Error::ThreadNotChanged)
+    /// - `None` for misuse of a guard and for [`ThreadEnding`](Error::ThreadEnding)
+    /// - the kernel's own number otherwise
     ///
     /// # Examples
     /// ```

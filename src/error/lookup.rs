@@ -82,7 +82,7 @@ pub enum LookupError {
     Lookup {
         /// The name or number that was looked up.
         name: String,
-        /// The system's answer.
+        /// The system's error.
         os_error: io::Error,
     },
 }

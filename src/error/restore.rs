@@ -6,11 +6,11 @@ use super::change::Error;
 use super::errno::DisplayErrno;
 use crate::ids::{Gid, GroupIds, Uid, UserIds};
 
-/// An error of `restore`: the guard did not restore the original identity, or has not yet.
+/// An error from [`Guard::restore`](crate::Guard::restore).
 ///
-/// It deliberately does not implement [`std::error::Error`]: `?` must not pass it on as if nothing
-/// had changed, in a program that goes on under the wrong identity.
-/// After [`Refused`](RestoreError::Refused), end the process.
+/// It deliberately does not implement [`std::error::Error`]: `?` must not propagate it like an
+/// error that changed nothing, because the program would continue under the wrong identity. After
+/// [`Refused`](RestoreError::Refused), end the process.
 ///
 /// # Examples
 /// ```
@@ -24,7 +24,7 @@ use crate::ids::{Gid, GroupIds, Uid, UserIds};
 /// # Ok::<(), privilege_guard::Error>(())
 /// ```
 ///
-/// The operator `?` does not compile:
+/// Propagating it with `?` does not compile:
 /// ```compile_fail
 /// fn work() -> Result<(), Box<dyn std::error::Error>> {
 ///     let guard = privilege_guard::GroupGuard::assume(1004)?;
@@ -37,12 +37,12 @@ use crate::ids::{Gid, GroupIds, Uid, UserIds};
 pub enum RestoreError {
     /// The restore was refused. **The process is still under the wrong identity: end it.**
     ///
-    /// The guard stays active and is never restored. Dropping a guard that was created before it
-    /// aborts.
+    /// The guard stays active and is never restored. If an outer guard is dropped afterwards, the
+    /// process aborts.
     Refused {
         /// The part that could not be restored.
         what: Unrestored,
-        /// The system call that failed.
+        /// The step that failed: a system call, or the verification of all threads.
         call: &'static str,
         /// The kernel's answer.
         os_error: io::Error,
@@ -50,7 +50,8 @@ pub enum RestoreError {
         lost_capability: Option<&'static str>,
     },
 
-    /// Guards created after this one are active. The restore is deferred until they end.
+    /// Guards created after this one are active. The restore is deferred until they end, or never
+    /// happens if the restore of one of them was refused.
     NotInnermost,
 
     /// The thread is ending, and the guard has been restored.

@@ -32,7 +32,7 @@ pub struct ThreadIds {
     pub permitted: CapabilitySet,
     /// Its inheritable capabilities.
     pub inheritable: CapabilitySet,
-    /// Its ambient capabilities, which a program that it executes is given.
+    /// Its ambient capabilities, which an executed program without privileges of its own keeps.
     pub ambient: CapabilitySet,
     /// Its bounding set, which limits the capabilities of an executed program.
     pub bounding: CapabilitySet,
@@ -81,7 +81,7 @@ impl fmt::Display for ThreadIds {
 
 /// Reads every thread of this process, the calling thread first.
 ///
-/// Threads that are ending are left out: they run no more code of the process.
+/// Exiting threads are skipped: they run no more code of the process.
 ///
 /// # Errors
 /// - [`Error::ThreadsUnreadable`] if `/proc` cannot be read, or if threads start and end faster
@@ -101,7 +101,7 @@ pub fn threads() -> Result<Vec<ThreadIds>, Error> {
         .map_err(unreadable)
 }
 
-/// How often the threads are listed before this gives up.
+/// The maximum number of listings before `read_all` fails.
 const MAX_ATTEMPTS: u32 = 1000;
 
 /// Returns the calling thread's id. It is not cached: a forked child has another one.
