@@ -24,10 +24,11 @@ mod semantics;
 mod syscalls;
 mod traceability;
 mod undoing;
+mod user_model;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 22] = [
+const MODULES: [&[common::Case]; 23] = [
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
@@ -48,6 +49,7 @@ const MODULES: [&[common::Case]; 22] = [
     syscalls::CASES,
     traceability::CASES,
     undoing::CASES,
+    user_model::CASES,
     users::CASES,
     walk::CASES,
 ];
