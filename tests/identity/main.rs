@@ -13,6 +13,10 @@ mod examples;
 mod exclusion;
 mod faults;
 mod identities;
+#[path = "../../src/plan/kernel_model.rs"]
+mod kernel_model;
+#[path = "../../src/plan/kernel_search.rs"]
+mod kernel_search;
 mod limits;
 mod model;
 mod nesting;

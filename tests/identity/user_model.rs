@@ -4,9 +4,6 @@
 //! of the call and the whole state afterwards must be those of the model. So the planner's unit tests,
 //! which execute its plans on the model, say something about the kernel.
 
-#[path = "../../src/plan/kernel_model.rs"]
-mod kernel_model;
-
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -16,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::cases;
 use crate::common::{Case, kernel};
-use kernel_model::{CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETPCAP, CAP_SETUID, Call, Cred};
+use crate::kernel_model::{CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETPCAP, CAP_SETUID, Call, Cred};
 
 pub const CASES: &[Case] = cases![
     Root: every_transition_of_the_small_domain_is_that_of_the_kernel,
