@@ -29,10 +29,11 @@ mod syscalls;
 mod traceability;
 mod undoing;
 mod user_model;
+mod user_warnings;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 23] = [
+const MODULES: [&[common::Case]; 24] = [
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
@@ -54,6 +55,7 @@ const MODULES: [&[common::Case]; 23] = [
     traceability::CASES,
     undoing::CASES,
     user_model::CASES,
+    user_warnings::CASES,
     users::CASES,
     walk::CASES,
 ];
