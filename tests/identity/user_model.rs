@@ -621,9 +621,8 @@ fn walk(domain: &str, seed: u64, walks: usize, ids: &[u32], unmapped: &'static [
                     match compare(&cred, call, is_noroot, &mut tally) {
                         Some(after) => cred = after,
                         None => {
-                            let at =
-                                format!("seed {seed:#x}, walk {walk}, step {step} from {start:?}");
-                            tally.differences.push(at);
+                            let difference = tally.differences.last_mut().expect("a difference");
+                            *difference += &format!(" (walk {walk}, step {step})");
                             break;
                         }
                     }

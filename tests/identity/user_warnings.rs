@@ -120,10 +120,8 @@ fn fork_error() -> i32 {
         -1 => std::io::Error::last_os_error().raw_os_error().unwrap(),
         child => {
             // SAFETY: no pointer is used.
-            assert_eq!(
-                unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) },
-                child
-            );
+            let ended = unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+            assert_eq!(ended, child);
             0
         }
     }
