@@ -134,10 +134,14 @@ fn seen() -> Seen {
         let is_set = [libc::PR_CAP_AMBIENT_IS_SET as u64, number(*capability)];
         prctl(libc::PR_CAP_AMBIENT, is_set) == Ok(1)
     };
+    let sets = capget();
+    // An ambient capability is both permitted and inheritable (`capabilities(7)`).
+    let may_be_ambient = |capability: &u64| (sets[1] | sets[2]) & capability != 0;
+    let ambient = CAPABILITIES.into_iter().filter(may_be_ambient);
     Seen {
         ids: [ids[0], ids[1], ids[2], filesystem],
-        sets: capget(),
-        ambient: CAPABILITIES.into_iter().filter(is_ambient).sum(),
+        sets,
+        ambient: ambient.filter(is_ambient).sum(),
         securebits: prctl(libc::PR_GET_SECUREBITS, [0; 2]).expect("PR_GET_SECUREBITS"),
     }
 }
@@ -386,7 +390,7 @@ fn small_calls(cred: &Cred, ids: &[u32]) -> Vec<Call> {
 /// most of the time.
 struct Untried {
     starts: Vec<Cred>,
-    calls: HashMap<Cred, Vec<Call>>,
+    calls: HashMap<u64, Vec<Call>>,
 }
 
 impl Untried {
@@ -402,8 +406,11 @@ impl Untried {
                 ..cred
             }));
         }
-        let mut calls: HashMap<Cred, Vec<Call>> =
-            starts.iter().map(|&start| (start, Vec::new())).collect();
+        let mut calls: HashMap<u64, Vec<Call>> = starts
+            .iter()
+            .map(|start| (key(start), Vec::new()))
+            .collect();
+        assert_eq!(calls.len(), starts.len());
         for start in &starts {
             let mut all = small_calls(start, &ids);
             // First those that change nothing, then those that can be followed by others.
@@ -411,11 +418,13 @@ impl Untried {
                 Ok(after) if after != *start => {
                     let is_lost = after.cap_permitted != start.cap_permitted
                         || after.cap_ambient != start.cap_ambient;
-                    Reverse(1 + usize::from(is_lost) + usize::from(!calls.contains_key(&after)))
+                    Reverse(
+                        1 + usize::from(is_lost) + usize::from(!calls.contains_key(&key(&after))),
+                    )
                 }
                 _ => Reverse(0),
             });
-            calls.insert(*start, all);
+            calls.insert(key(start), all);
         }
         Untried { starts, calls }
     }
@@ -423,7 +432,7 @@ impl Untried {
     /// A state with calls that were not made.
     fn start(&mut self) -> Option<Cred> {
         while let Some(&start) = self.starts.last() {
-            if !self.calls[&start].is_empty() {
+            if !self.calls[&key(&start)].is_empty() {
                 return Some(start);
             }
             self.starts.pop();
@@ -432,8 +441,31 @@ impl Untried {
     }
 
     fn call(&mut self, cred: &Cred) -> Option<Call> {
-        self.calls.get_mut(cred)?.pop()
+        self.calls.get_mut(&key(cred))?.pop()
     }
+}
+
+/// A number for each state of the small domain: hashing the whole state takes long.
+fn key(cred: &Cred) -> u64 {
+    let ids = [cred.uid, cred.euid, cred.suid, cred.fsuid].map(|id| (u64::from(id), 4));
+    let sets = [
+        cred.cap_effective,
+        cred.cap_permitted,
+        cred.cap_inheritable,
+        cred.cap_ambient,
+    ];
+    // Of these capabilities no bit is above the one of CAP_SETUID.
+    let sets = sets.map(|set| (set, 8));
+    let bits = [
+        cred.no_setuid_fixup,
+        cred.keep_caps,
+        cred.no_cap_ambient_raise,
+    ];
+    let bits = bits.map(|bit| (u64::from(bit), 1));
+    let parts = [ids.as_slice(), &sets, &bits].concat();
+    parts
+        .into_iter()
+        .fold(0, |key, (part, width)| key << width | part)
 }
 
 /// Brings the calling thread from one start state to another, if a few calls do. They are compared

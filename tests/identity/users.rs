@@ -447,40 +447,47 @@ fn walk() {
 /// securebits.
 ///
 /// A normal run leaves out the start states that differ from another one only by swapping users 1 and
-/// 2, and another thread with SECBIT_KEEP_CAPS. `PRIVILEGE_GUARD_ALL_PAIRS=1` includes them.
+/// 2, and some combinations of securebits. `PRIVILEGE_GUARD_ALL_PAIRS=1` includes them.
 fn walk_beside_another_thread() {
     let is_all = std::env::var_os("PRIVILEGE_GUARD_ALL_PAIRS").is_some();
-    let is_first_of_swapped = |start: &Start| {
+    let is_first_of_swapped = |start: Start| {
         let [real, effective, saved, _] = start.ids;
         [real, effective, saved].into_iter().find(|&id| id != 0) != Some(2)
-    };
-    let others: &[libc::c_ulong] = match is_all {
-        true => &[0, NO_SETUID_FIXUP, KEEP_CAPS],
-        false => &[0, NO_SETUID_FIXUP],
     };
     let mut pairs = Vec::new();
     // SECBIT_NOROOT changes nothing here, as the walk without another thread shows.
     let starts = all_starts().into_iter();
     for start in starts.filter(|start| start.securebits != NOROOT) {
-        if !is_all && !is_first_of_swapped(&start) {
-            continue;
-        }
+        let [real, effective, saved, filesystem] = start.ids;
         for profile in PROFILES {
-            for &securebits in others {
-                let [real, effective, saved, _] = start.ids;
-                let other = Start {
-                    profile,
-                    securebits,
-                    ids: [real, effective, saved, effective],
+            for securebits in [0, KEEP_CAPS, NO_SETUID_FIXUP] {
+                let is_usual = match (start.securebits, securebits) {
+                    (0, 0) | (NO_SETUID_FIXUP, NO_SETUID_FIXUP) => true,
+                    (0, NO_SETUID_FIXUP) | (NO_SETUID_FIXUP | KEEP_CAPS, 0) => {
+                        filesystem == effective
+                    }
+                    _ => false,
                 };
-                pairs.push((start, other));
+                if is_all || is_usual && is_first_of_swapped(start) {
+                    let other = Start {
+                        profile,
+                        securebits,
+                        ids: [real, effective, saved, effective],
+                    };
+                    pairs.push((start, other));
+                }
             }
         }
     }
+    // Profiles of both; securebits of both with the filesystem id of the caller; its other ids.
+    let expected = if is_all {
+        6 * 6 * (3 * 3 * 2) * 27
+    } else {
+        6 * 6 * (2 * 2 + 3) * 14
+    };
+    assert_eq!(pairs.len(), expected);
     find_all_answers(&all_starts());
-    // Profiles and securebits of both, ids, filesystem id of the caller; targets, which ids.
-    let ids = if is_all { 27 } else { 14 };
-    assert_eq!(pairs.len(), (6 * 3) * (6 * others.len()) * ids * 2);
+    // Targets, which ids.
     judge_all(&pairs, 5 * 3, |(start, other)| {
         let sibling = Sibling::start_after(move || enter(other));
         let status = kernel::Watched::thread(sibling.thread());
