@@ -2,9 +2,9 @@
 //! thread.
 //!
 //! Written from kernel/sys.c, security/commoncap.c and kernel/capability.c of Linux 6.18, and not
-//! from the planner. `tests/user_model.rs` compares it with the running kernel.
+//! from the planner. `tests/identity/user_model.rs` compares it with the running kernel.
 
-#![allow(dead_code, unreachable_pub, reason = "shared with tests/user_model.rs")]
+#![allow(dead_code, unreachable_pub, reason = "shared with the tests")]
 
 pub const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 pub const CAP_SETGID: u64 = 1 << 6;

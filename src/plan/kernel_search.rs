@@ -14,8 +14,9 @@
 //! permitted set is intact, so it matters only if raising is forbidden; then a sequence that
 //! changes it is cut off too.
 
+#![allow(dead_code, reason = "shared with the tests")]
+
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::kernel_model::{CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID, Call, Cred};
 
@@ -37,8 +38,6 @@ pub(super) enum Profile {
     Effective,
 }
 
-pub(super) const PROFILES: [Profile; 3] = [Profile::Absent, Profile::Permitted, Profile::Effective];
-
 /// The effect on the sets when the ids leave or reach user 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fixup {
@@ -50,13 +49,6 @@ pub(super) enum Fixup {
     /// SECBIT_NO_SETUID_FIXUP, or user 0 is not mapped.
     Never,
 }
-
-pub(super) const FIXUPS: [Fixup; 4] = [
-    Fixup::Always,
-    Fixup::KeepCaps,
-    Fixup::KeepCapsFixedAmbient,
-    Fixup::Never,
-];
 
 /// Everything but the ids that the answers depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +64,8 @@ pub(super) struct Search {
     effective_sets: Vec<u64>,
     /// The thread at the start, but for its ids.
     start: Cred,
-    /// The fewest calls from one node to another; `NO_WAY` if there is none.
+    /// The fewest calls from one node to another; `NO_WAY` if there is none. Empty once the answers
+    /// are there.
     distances: Vec<u8>,
     /// By the ids of the start and the requested ids: see [`can_restore`](Self::can_restore) and
     /// [`fewest_calls`](Self::fewest_calls).
@@ -82,28 +75,10 @@ pub(super) struct Search {
 const NO_WAY: u8 = u8::MAX;
 
 impl Search {
-    /// The search for this configuration. All are done once.
+    /// The search for this configuration, which is done once.
     pub(super) fn of(config: Config) -> &'static Search {
-        static ALL: OnceLock<Vec<Search>> = OnceLock::new();
-        let all = ALL.get_or_init(|| {
-            let configs = all_configs();
-            let next = AtomicUsize::new(0);
-            let searches: Vec<OnceLock<Search>> = configs.iter().map(|_| OnceLock::new()).collect();
-            let build = || {
-                while let Some(config) = configs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    _ = searches[config.index()].set(Search::new(*config));
-                }
-            };
-            std::thread::scope(|scope| {
-                scope.spawn(build);
-                build();
-            });
-            searches
-                .into_iter()
-                .map(|search| search.into_inner().expect("a search"))
-                .collect()
-        });
-        &all[config.index()]
+        static ALL: [OnceLock<Search>; 36] = [const { OnceLock::new() }; 36];
+        ALL[config.index()].get_or_init(|| Search::new(config))
     }
 
     fn new(config: Config) -> Search {
@@ -128,6 +103,7 @@ impl Search {
                 search.answers.push(search.answer(start, requested));
             }
         }
+        search.distances = Vec::new();
         search
     }
 
@@ -293,22 +269,6 @@ impl Config {
             ..Cred::default()
         }
     }
-}
-
-fn all_configs() -> Vec<Config> {
-    let mut all = Vec::new();
-    for setuid in PROFILES {
-        for filesystem in PROFILES {
-            for fixup in FIXUPS {
-                all.push(Config {
-                    setuid,
-                    filesystem,
-                    fixup,
-                });
-            }
-        }
-    }
-    all
 }
 
 /// Every `setresuid` and `setfsuid` of the domain.

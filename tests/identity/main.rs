@@ -17,6 +17,10 @@ mod faults;
 mod growth;
 mod identities;
 mod inherited;
+#[path = "../../src/plan/kernel_model.rs"]
+mod kernel_model;
+#[path = "../../src/plan/kernel_search.rs"]
+mod kernel_search;
 mod limits;
 mod model;
 mod nesting;
@@ -29,10 +33,12 @@ mod semantics;
 mod syscalls;
 mod traceability;
 mod undoing;
+mod user_model;
+mod user_warnings;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 27] = [
+const MODULES: [&[common::Case]; 29] = [
     all_threads::CASES,
     audit::CASES,
     diagnostics::CASES,
@@ -58,6 +64,8 @@ const MODULES: [&[common::Case]; 27] = [
     syscalls::CASES,
     traceability::CASES,
     undoing::CASES,
+    user_model::CASES,
+    user_warnings::CASES,
     users::CASES,
     walk::CASES,
 ];

@@ -59,11 +59,41 @@ impl Watched {
         }
     }
 
+    /// A thread of this process.
+    pub fn thread(thread: i32) -> Self {
+        let path = format!("/proc/self/task/{thread}/status");
+        Watched {
+            status: std::fs::File::open(path).expect("status"),
+        }
+    }
+
     pub fn identity(&self) -> Identity {
+        identity_from(&self.text())
+    }
+
+    /// The lines about ids, groups, signals that are ignored or handled, capabilities and
+    /// `no_new_privs`.
+    pub fn credentials(&self) -> String {
+        let text = self.text();
+        let between = |from: &str, to: &str| {
+            let start = text.find(from).expect("a field of status");
+            let length = text[start..].find(to).expect("a field of status");
+            &text[start..start + length]
+        };
+        // The order is that of proc_pid_status (fs/proc/array.c).
+        [
+            between("\nUid:", "\nFDSize:"),
+            between("\nGroups:", "\nNStgid:"),
+            between("\nSigIgn:", "\nSeccomp:"),
+        ]
+        .concat()
+    }
+
+    fn text(&self) -> String {
         use std::os::unix::fs::FileExt;
         let mut text = [0; 4096];
         let length = self.status.read_at(&mut text, 0).expect("status");
-        identity_from(&String::from_utf8_lossy(&text[..length]))
+        String::from_utf8_lossy(&text[..length]).into_owned()
     }
 }
 
@@ -546,6 +576,32 @@ pub fn answer_of_child(f: impl FnOnce() -> String) -> Result<String, ExitStatus>
     } else {
         Err(status)
     }
+}
+
+/// Runs `f` with the numbers below `count` in forked children at the same time, and returns what each
+/// wrote. A panic fails the case.
+pub fn answers_of_children(count: usize, f: impl Fn(usize) -> String) -> Vec<String> {
+    use std::io::{Read, Seek, Write};
+    let start = |number| {
+        let answer = tempfile::tempfile().expect("a temporary file");
+        let child = fork(|| {
+            (&answer)
+                .write_all(f(number).as_bytes())
+                .expect("a temporary file");
+            0
+        });
+        (child, answer)
+    };
+    let children: Vec<_> = (0..count).map(start).collect();
+    let end = |(child, mut answer): (i32, std::fs::File)| {
+        let status = wait(child);
+        assert!(status.success(), "in a forked child: {status}");
+        let mut text = String::new();
+        answer.rewind().expect("a temporary file");
+        answer.read_to_string(&mut text).expect("a temporary file");
+        text
+    };
+    children.into_iter().map(end).collect()
 }
 
 /// Runs `f` in a forked child, where a panic fails the case.
