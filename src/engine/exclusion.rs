@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{ConflictingGuard, Error};
-use crate::kernel::threads;
+use crate::kernel::{task_dir, threads};
 use crate::scope::ScopeKind;
 
 /// Zero, the number of threads that hold thread guards or emit an event, or [`PROCESS_GUARD_BIT`]
@@ -28,7 +28,7 @@ pub(crate) fn claim(
 ) -> Result<(), Error> {
     let claimed = match scope {
         ScopeKind::Process => {
-            let thread_id = threads::current_tid();
+            let thread_id = task_dir::current_tid();
             let own = u32::from(held == Some(ScopeKind::Thread));
             retry(wait, |value| {
                 (value == own).then_some(PROCESS_GUARD_BIT | thread_id)

@@ -1,60 +1,85 @@
 //! The other threads of the process, before and after a change in process scope.
 
+use std::time::Duration;
+
+use rustix::thread::CapabilitySet;
+
 use super::applied::{Applied, Originals, Plan, uid_map};
 use super::{reasons, steps};
 use crate::error::Error;
 use crate::identity::sorted;
 use crate::ids::Gid;
-use crate::kernel::mismatch::{Expected, Mismatch};
-use crate::kernel::threads::ThreadIds;
+use crate::kernel::mismatch::{EXITING_THREAD_TIMEOUT, Expected, Mismatch};
 use crate::plan;
 use crate::plan::groups::SetgidRequired;
 use crate::plan::identity::GroupNeeds;
-use crate::plan::user_state::UserState;
-use crate::plan::users::{OtherThread, UserPlan};
+use crate::plan::users::OtherThread;
 
 impl Applied {
     /// Returns an error if another thread could not follow the change or would not be restored.
     pub(super) fn check_other_threads(&self, plan: &Plan) -> Result<(), Error> {
-        let Some(tasks) = &self.tasks else {
-            return Ok(());
-        };
-        if plan.groups.is_none() && plan.users.is_none() && plan.supplementary.is_none() {
-            return Ok(());
-        }
-        let unreadable = |os_error| Error::ThreadsUnreadable { os_error };
-        if tasks.count().map_err(unreadable)? == 1 {
-            return Ok(());
-        }
-        if let (Some(users), Some(state)) = (&plan.users, &self.original_user) {
-            for thread in tasks.read_all().map_err(unreadable)?.into_iter().skip(1) {
-                self.check_other_thread(state, users, plan, &thread)
-                    .map_err(|finding| {
-                        let requested = self.change.to_string();
-                        let (thread_id, name, finding) =
-                            (thread.thread_id, thread.name, finding.into());
-                        Error::ThreadDiffers {
-                            requested,
-                            thread_id,
-                            name,
-                            finding,
-                        }
-                    })?;
-            }
-        }
-        if plan.groups.is_none() && plan.supplementary.is_none() {
-            return Ok(());
-        }
+        let check = |other: &OtherThread| self.check_other_thread(plan, other);
         let groups = plan.supplementary.as_deref();
-        let expected = Expected {
-            // Compared above, if they change.
+        self.expect_other_threads(&Expected {
+            // The check compares them.
             user_ids: None,
             group_ids: plan.groups.map(|_| self.original.group_ids),
             groups,
             // A single call changes every thread or none.
             effective_suffices: plan.users.is_none() && groups.is_none(),
+            check: plan.users.is_some().then_some(&check),
+            timeout: Duration::ZERO,
+        })
+    }
+
+    /// Returns an error if another thread could not follow a switch from the changed user.
+    ///
+    /// If the switch passes through the original user, each call is made under that user or under
+    /// the next one.
+    pub(super) fn check_other_threads_in_switch(
+        &self,
+        plan: &Plan,
+        passes_original: bool,
+    ) -> Result<(), Error> {
+        let (Some(state), Some(present)) = (&self.original_user, &self.user_plan) else {
+            return Ok(());
         };
-        match tasks.find_mismatch(&expected).map_err(unreadable)? {
+        let check = |other: &OtherThread| match passes_original {
+            true => other
+                .after_restore(present, uid_map(state))
+                .map_err(reasons::other_thread)?
+                .iter()
+                .try_for_each(|other| self.check_other_thread(plan, other)),
+            false => match other.effective.contains(CapabilitySet::SETGID) {
+                true => Ok(()),
+                false => Err(reasons::LACKS_SETGID),
+            },
+        };
+        self.expect_other_threads(&Expected {
+            user_ids: None,
+            group_ids: None,
+            groups: None,
+            effective_suffices: false,
+            check: Some(&check),
+            timeout: Duration::ZERO,
+        })
+    }
+
+    fn expect_other_threads(&self, expected: &Expected<'_>) -> Result<(), Error> {
+        let Some(tasks) = &self.tasks else {
+            return Ok(());
+        };
+        let Expected {
+            group_ids,
+            groups,
+            check,
+            ..
+        } = expected;
+        if group_ids.is_none() && groups.is_none() && check.is_none() {
+            return Ok(());
+        }
+        let found = tasks.find_mismatch(expected);
+        match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
             None => Ok(()),
             Some(Mismatch {
                 thread_id,
@@ -64,31 +89,18 @@ impl Applied {
                 requested: self.change.to_string(),
                 thread_id,
                 name,
-                finding: format!("{finding} than the calling thread"),
+                finding: finding.into(),
             }),
         }
     }
 
-    /// Checks one other thread. The error describes the mismatch.
-    fn check_other_thread(
-        &self,
-        state: &UserState,
-        users: &UserPlan,
-        plan: &Plan,
-        thread: &ThreadIds,
-    ) -> Result<(), &'static str> {
-        if thread.is_kernel_worker {
+    /// Checks that another thread can make each step of a plan, and is restored by it.
+    fn check_other_thread(&self, plan: &Plan, other: &OtherThread) -> Result<(), &'static str> {
+        let (Some(users), Some(state)) = (&plan.users, &self.original_user) else {
             return Ok(());
-        }
-        let other = OtherThread {
-            ids: thread.user_ids,
-            effective: thread.effective,
-            permitted: thread.permitted,
-            ambient: thread.ambient,
         };
         let map = uid_map(state);
-        plan::users::check_other_thread(state, users, &other, map)
-            .map_err(reasons::other_thread)?;
+        plan::users::check_other_thread(state, users, other, map).map_err(reasons::other_thread)?;
         let ids = match plan.groups {
             Some(_) => SetgidRequired::ToApply,
             None => SetgidRequired::Never,
@@ -97,9 +109,9 @@ impl Applied {
             ids,
             sets_groups: plan.supplementary.is_some(),
         };
-        match plan::identity::other_thread_can_follow(plan.order, Some(users), needs, &other, map) {
+        match plan::identity::other_thread_can_follow(plan.order, Some(users), needs, other, map) {
             true => Ok(()),
-            false => Err("lacks CAP_SETGID in its effective set"),
+            false => Err(reasons::LACKS_SETGID),
         }
     }
 
@@ -152,6 +164,8 @@ impl Applied {
             group_ids: self.group_plan.map(|_| ids.group_ids),
             groups,
             effective_suffices,
+            check: None,
+            timeout: EXITING_THREAD_TIMEOUT,
         }
     }
 }

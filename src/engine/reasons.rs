@@ -36,6 +36,9 @@ pub(super) fn order_refusal(refusal: OrderRefusal) -> Refusal {
     }
 }
 
+/// The finding about another thread that cannot change its groups.
+pub(super) const LACKS_SETGID: &str = "lacks CAP_SETGID in its effective set";
+
 /// Describes the defect of another thread, which libc would change too.
 pub(super) fn other_thread(refusal: OtherThreadRefusal) -> &'static str {
     match refusal {

@@ -9,6 +9,7 @@ use super::steps::{self, StepError};
 use crate::change::Change;
 use crate::error::Error;
 use crate::identity::sorted;
+use crate::ids::GroupIds;
 use crate::kernel::read;
 use crate::kernel::signals::SignalsBlocked;
 use crate::plan::SetResArgs;
@@ -39,6 +40,10 @@ impl Applied {
             supplementary: self.original_groups.clone(),
             order: self.order,
         };
+        let passes_original = self.passes_original(&next, before);
+        if passes_original || self.changes_groups(&next, before) {
+            self.check_other_threads_in_switch(&next, passes_original)?;
+        }
         self.probe(&next)?;
         // No handler may run with capabilities that the thread did not have.
         let raises = |plan: &UserPlan| plan.restore.raises_effective;
@@ -70,6 +75,31 @@ impl Applied {
         self.plan(supplementary)
     }
 
+    fn group_ids(&self, next: &Plan) -> GroupIds {
+        next.groups
+            .map_or(self.original.group_ids, |plan| plan.inside)
+    }
+
+    fn changes_groups(&self, next: &Plan, before: &Change) -> bool {
+        sets_groups(&self.change, before) || self.group_ids(next) != self.current().group_ids
+    }
+
+    /// Whether the switch passes through the original user.
+    ///
+    /// Groups can be set only on the side of the user on which CAP_SETGID is effective.
+    fn passes_original(&self, next: &Plan, before: &Change) -> bool {
+        let Some(present) = &self.user_plan else {
+            return false;
+        };
+        let user_ids = next
+            .users
+            .map_or(self.original.user_ids, |plan| plan.inside.ids);
+        user_ids != present.inside.ids
+            || self.changes_groups(next, before)
+                && self.order == Order::GroupsFirst
+                && !present.inside.effective.contains(CapabilitySet::SETGID)
+    }
+
     fn make_switch(
         &mut self,
         next: &mut Plan,
@@ -77,25 +107,10 @@ impl Applied {
         is_changed: &mut bool,
     ) -> Result<(), StepError> {
         let now = self.current();
-        let group_ids = next
-            .groups
-            .map_or(self.original.group_ids, |plan| plan.inside);
-        let user_ids = next
-            .users
-            .map_or(self.original.user_ids, |plan| plan.inside.ids);
+        let group_ids = self.group_ids(next);
         let sets_groups = sets_groups(&self.change, before);
-        let changes_groups = sets_groups || group_ids != now.group_ids;
-        // Groups can be set only on the side of the user on which CAP_SETGID is effective.
-        let is_outside_needed = match &self.user_plan {
-            None => false,
-            Some(plan) => {
-                user_ids != now.user_ids
-                    || changes_groups
-                        && self.order == Order::GroupsFirst
-                        && !plan.inside.effective.contains(CapabilitySet::SETGID)
-            }
-        };
-        if let Some(plan) = self.user_plan.filter(|_| is_outside_needed) {
+        let passes_original = self.passes_original(next, before);
+        if let Some(plan) = self.user_plan.filter(|_| passes_original) {
             *is_changed = true;
             self.restore_user_ids(&plan)?;
             // The next plan starts from the original state, capability sets included.

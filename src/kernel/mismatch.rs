@@ -5,20 +5,26 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use procfs::process::Status;
+use rustix::thread::CapabilitySet;
 
 use super::task_dir::{
-    Looked, TaskDir, ThreadKey, group_ids, is_kernel_worker, too_fast, user_ids,
+    Looked, TaskDir, ThreadKey, current_tid, group_ids, is_kernel_worker, too_fast, user_ids,
 };
 use crate::ids::{Gid, GroupIds, Ids, UserIds};
+use crate::plan::users::OtherThread;
 
-/// How long a thread may show other ids than expected, since libc skips threads that are ending.
-const EXITING_THREAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a thread may show other ids than expected after a change, since libc skips threads that
+/// are ending.
+pub(crate) const EXITING_THREAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to look for a moment at which all threads can be listed.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The identity that every thread must have.
-#[derive(Clone, Copy, Debug)]
+/// A check of one other thread. Its error is the finding.
+pub(crate) type CheckThread<'a> = dyn Fn(&OtherThread) -> Result<(), &'static str> + 'a;
+
+/// The identity that every other thread must have.
+#[derive(Clone, Copy)]
 pub(crate) struct Expected<'a> {
     pub(crate) user_ids: Option<UserIds>,
     pub(crate) group_ids: Option<GroupIds>,
@@ -26,6 +32,9 @@ pub(crate) struct Expected<'a> {
     pub(crate) groups: Option<&'a [Gid]>,
     /// The effective ids tell of all: one call set them, and it moved them.
     pub(crate) effective_suffices: bool,
+    pub(crate) check: Option<&'a CheckThread<'a>>,
+    /// How long a thread may show something else. It is zero before a change.
+    pub(crate) timeout: Duration,
 }
 
 /// A thread that is not as expected.
@@ -37,8 +46,7 @@ pub(crate) struct Mismatch {
 }
 
 impl TaskDir {
-    /// Returns the first thread that is not as expected, and stays so for
-    /// [`EXITING_THREAD_TIMEOUT`].
+    /// Returns the first other thread that is not as expected, and stays so.
     ///
     /// The cost with one thread is one system call.
     pub(crate) fn find_mismatch(&self, expected: &Expected<'_>) -> io::Result<Option<Mismatch>> {
@@ -48,11 +56,13 @@ impl TaskDir {
             if self.count()? == 1 {
                 return Ok(None);
             }
-            let listed = self.list()?;
+            let (caller, listed) = (current_tid(), self.list()?);
             let count = self.count()?;
             let (mut existing, mut mismatch, mut has_ended_some) = (0, None, false);
             for &key in &listed {
-                let exists = if settled.contains(&key) {
+                let exists = if key.thread_id == caller {
+                    true
+                } else if settled.contains(&key) {
                     self.exists(key)?
                 } else {
                     match self.compare(key, expected)? {
@@ -73,10 +83,9 @@ impl TaskDir {
             // The kernel goes through its list by position, and skips a thread if one before it
             // ends. As many as were counted, and are still there, are all that there were.
             let is_complete = existing >= count && !has_ended_some;
-            let timeout = if mismatch.is_some() {
-                EXITING_THREAD_TIMEOUT
-            } else {
-                LISTING_TIMEOUT
+            let timeout = match &mismatch {
+                Some(_) => expected.timeout,
+                None => LISTING_TIMEOUT,
             };
             match mismatch {
                 None if is_complete => return Ok(None),
@@ -104,18 +113,7 @@ impl TaskDir {
         } else {
             match self.status(key)? {
                 Looked::Gone => return Ok(Looked::Gone),
-                Looked::Found(status) => {
-                    let user = expected
-                        .user_ids
-                        .is_some_and(|ids| differ(user_ids(&status), ids));
-                    let group = expected
-                        .group_ids
-                        .is_some_and(|ids| differ(group_ids(&status), ids));
-                    let groups = expected
-                        .groups
-                        .is_some_and(|groups| !has_groups(&status, groups));
-                    first_finding(user, group, groups)
-                }
+                Looked::Found(status) => expected.finding(&status),
             }
         };
         let Some(finding) = finding else {
@@ -136,6 +134,36 @@ impl TaskDir {
     }
 }
 
+impl Expected<'_> {
+    fn finding(&self, status: &Status) -> Option<&'static str> {
+        let refused = self
+            .check
+            .and_then(|check| check(&other_thread(status)).err());
+        refused.or_else(|| {
+            let user = self
+                .user_ids
+                .is_some_and(|ids| differ(user_ids(status), ids));
+            let group = self
+                .group_ids
+                .is_some_and(|ids| differ(group_ids(status), ids));
+            let groups = self
+                .groups
+                .is_some_and(|groups| !has_groups(status, groups));
+            first_finding(user, group, groups)
+        })
+    }
+}
+
+fn other_thread(status: &Status) -> OtherThread {
+    let set = CapabilitySet::from_bits_retain;
+    OtherThread {
+        ids: user_ids(status),
+        effective: set(status.capeff),
+        permitted: set(status.capprm),
+        ambient: set(status.capamb.unwrap_or(0)),
+    }
+}
+
 /// The filesystem id is not compared: the calls for all threads make it the effective one, and the
 /// calling thread may have another one.
 pub(crate) fn differ<I: Copy + Eq>(shown: Ids<I>, expected: Ids<I>) -> bool {
@@ -145,9 +173,12 @@ pub(crate) fn differ<I: Copy + Eq>(shown: Ids<I>, expected: Ids<I>) -> bool {
 
 fn first_finding(user: bool, group: bool, groups: bool) -> Option<&'static str> {
     let findings = [
-        (user, "has other user ids"),
-        (group, "has other group ids"),
-        (groups, "has other supplementary groups"),
+        (user, "has other user ids than the calling thread"),
+        (group, "has other group ids than the calling thread"),
+        (
+            groups,
+            "has other supplementary groups than the calling thread",
+        ),
     ];
     findings
         .into_iter()

@@ -205,14 +205,32 @@ impl TaskDir {
         }?;
         // Not a file that was mounted there.
         expect_procfs(&file)?;
-        let mut text = Vec::new();
-        let mut file = std::fs::File::from(file);
-        io::Read::read_to_end(&mut file, &mut text)?;
+        let text = read_record(&file)?;
         drop(file);
         if borrowed_spare {
             self.reserve();
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// Returns the calling thread's id. It is not cached: a forked child has another one.
+pub(crate) fn current_tid() -> u32 {
+    nix::unistd::gettid().as_raw().unsigned_abs()
+}
+
+/// Reads a file that the kernel writes as one record: a read that does not fill the buffer has read
+/// it to its end (`seq_read_iter` in fs/seq_file.c).
+fn read_record(file: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut text = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        length += rustix::io::retry_on_intr(|| rustix::io::read(file, &mut text[length..]))?;
+        if length < text.len() {
+            text.truncate(length);
+            return Ok(text);
+        }
+        text.resize(2 * length, 0);
     }
 }
 

@@ -7,7 +7,8 @@ use std::{fmt, io};
 use rustix::thread::CapabilitySet;
 
 use super::task_dir::{
-    Looked, TaskDir, ThreadKey, group_ids, has_exited, is_kernel_worker, too_fast, user_ids,
+    Looked, TaskDir, ThreadKey, current_tid, group_ids, has_exited, is_kernel_worker, too_fast,
+    user_ids,
 };
 use crate::error::Error;
 use crate::ids::{Gid, GroupIds, UserIds};
@@ -103,11 +104,6 @@ pub fn threads() -> Result<Vec<ThreadIds>, Error> {
 
 /// The maximum number of listings before `read_all` fails.
 const MAX_ATTEMPTS: u32 = 1000;
-
-/// Returns the calling thread's id. It is not cached: a forked child has another one.
-pub(crate) fn current_tid() -> u32 {
-    nix::unistd::gettid().as_raw().unsigned_abs()
-}
 
 /// Returns the name of a thread of this process.
 pub(crate) fn thread_name(thread_id: u32) -> Option<String> {

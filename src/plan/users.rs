@@ -344,6 +344,29 @@ impl UserState {
 }
 
 impl OtherThread {
+    /// The thread after libc has restored its ids, under all securebits.
+    pub(crate) fn after_restore(
+        &self,
+        plan: &UserPlan,
+        map: UidMap,
+    ) -> Result<Vec<OtherThread>, OtherThreadRefusal> {
+        let restored = self.possible_states().map(|inside| match plan.restore.ids {
+            Some(args) => inside.after_setresuid(args, map),
+            None => Some(inside),
+        });
+        restored
+            .map(|state| {
+                let state = state.ok_or(OtherThreadRefusal::SetuidNotEffective)?;
+                Ok(OtherThread {
+                    ids: state.ids,
+                    effective: state.effective,
+                    permitted: state.permitted,
+                    ambient: state.ambient,
+                })
+            })
+            .collect()
+    }
+
     /// The capabilities that are effective after `apply` under all securebits.
     pub(crate) fn effective_inside(&self, plan: &UserPlan, map: UidMap) -> CapabilitySet {
         self.possible_states()
