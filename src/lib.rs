@@ -60,13 +60,16 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("privilege-guard supports Linux only: it relies on Linux's system calls and /proc");
 
+mod capabilities;
 mod change;
+mod drop_error;
 mod engine;
 mod error;
 mod guard;
 mod identity;
 mod ids;
 mod kernel;
+mod lookup_error;
 mod parse;
 mod permanent;
 mod plan;
@@ -97,15 +100,16 @@ pub mod docs {
 pub struct ReadmeDoctests;
 
 pub use change::{GroupChange, IdentityChange, UserChange};
+pub use drop_error::{CannotKeepReason, DropError};
 pub use error::{
-    ConflictingGuard, DropError, Error, IrreversibleReason, LookupError, PermissionDeniedReason,
-    RestoreError, Unrestored,
+    ConflictingGuard, Error, IrreversibleReason, PermissionDeniedReason, RestoreError, Unrestored,
 };
 pub use guard::{GroupGuard, Guard, GuardKind, IdentityGuard, UserGuard};
 pub use identity::Identity;
 pub use ids::{Gid, GroupIds, Ids, Uid, UserIds};
 pub use kernel::read::supplementary_groups;
 pub use kernel::threads::{ThreadIds, threads};
+pub use lookup_error::LookupError;
 pub use permanent::{DropReport, PermanentDrop};
 pub use rustix::thread::CapabilitySet;
 pub use scope::{Process, Scope, Thread};

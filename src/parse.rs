@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use crate::error::LookupError;
 use crate::ids::{Gid, Uid};
+use crate::lookup_error::LookupError;
 
 /// Accepts decimal digits only, without sign or space. Returns [`LookupError::ParseGid`] for any
 /// other string, and for [`u32::MAX`].

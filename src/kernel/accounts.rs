@@ -6,9 +6,9 @@ use std::str::FromStr;
 use nix::errno::Errno;
 use nix::unistd;
 
-use crate::error::LookupError;
 use crate::identity::Identity;
 use crate::ids::{Gid, Uid};
+use crate::lookup_error::LookupError;
 use crate::parse::{Field, parse_fields};
 
 fn failed(name: &str, errno: Errno) -> LookupError {

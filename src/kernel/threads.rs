@@ -206,6 +206,11 @@ impl TaskDir {
         self.process == std::process::id()
     }
 
+    /// Returns the open directory, for the other files of a thread.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
     /// Reserves a descriptor, for files that have to be read although all are used up by then.
     pub(crate) fn reserve(&self) {
         self.spare.replace(self.directory.try_clone().ok());
@@ -579,7 +584,7 @@ fn expect_procfs(file: &OwnedFd) -> io::Result<()> {
     }
 }
 
-fn has_exited(error: &io::Error) -> bool {
+pub(super) fn has_exited(error: &io::Error) -> bool {
     // ESRCH: the file was opened before the thread ended.
     let errno = error.raw_os_error();
     errno == Some(Errno::ENOENT as i32) || errno == Some(Errno::ESRCH as i32)
@@ -589,7 +594,7 @@ fn parse_error(error: ProcError) -> io::Error {
     io::Error::other(error)
 }
 
-fn too_fast() -> io::Error {
+pub(super) fn too_fast() -> io::Error {
     io::Error::other("threads start and end faster than they can be read")
 }
 
