@@ -51,12 +51,11 @@ fn check_other_threads(
     threads: &[ThreadIds],
 ) -> Result<(), Error> {
     let (caller, others) = (&threads[0], &threads[1..]);
-    let restored = GroupIds {
-        filesystem: caller.group_ids.effective,
-        ..caller.group_ids
-    };
+    // The rollback makes their filesystem id the effective one, as each change in process scope does.
+    let real_effective_saved = |ids: GroupIds| [ids.real, ids.effective, ids.saved];
     let difference = |thread: &ThreadIds| {
-        let other_ids = thread.group_ids != restored;
+        let other_ids =
+            real_effective_saved(thread.group_ids) != real_effective_saved(caller.group_ids);
         let other_groups = plan.sets_groups && !has_groups(thread, &caller.supplementary);
         match (other_ids, other_groups) {
             (true, _) => Some("has other group ids than the calling thread"),

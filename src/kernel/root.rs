@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::threads::{TaskDir, current_tid, has_exited, too_fast};
 
@@ -34,10 +34,7 @@ fn find_outsider(
     root: BorrowedFd<'_>,
     working_directory: BorrowedFd<'_>,
 ) -> io::Result<Option<Outsider>> {
-    let expected = [
-        rustix::fs::fstat(root)?,
-        rustix::fs::fstat(working_directory)?,
-    ];
+    let expected = [Place::of(root)?, Place::of(working_directory)?];
     for _ in 0..MAX_ATTEMPTS {
         let threads = tasks.read_all()?;
         let mut has_ended_some = false;
@@ -46,7 +43,7 @@ fn find_outsider(
                 // It might have started a thread that is not in this list.
                 Err(error) if has_exited(&error) => has_ended_some = true,
                 found => {
-                    if !are_same(&found?, &expected) {
+                    if found? != expected {
                         let (thread_id, name) = (thread.thread_id, thread.name.clone());
                         return Ok(Some(Outsider { thread_id, name }));
                     }
@@ -60,19 +57,40 @@ fn find_outsider(
     Err(too_fast())
 }
 
-/// The root and the working directory of a thread. A process may follow these links of its own threads,
-/// dumpable or not (__ptrace_may_access in kernel/ptrace.c).
-fn directories(tasks: &TaskDir, thread_id: u32) -> io::Result<[Stat; 2]> {
-    let follow = |link: &str| {
-        let path = format!("{thread_id}/{link}");
-        rustix::fs::statat(tasks.directory(), path, AtFlags::empty())
-    };
-    Ok([follow("root")?, follow("cwd")?])
+/// A place in the tree of mounts: the same directory, mounted in two places, can show two trees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    device: (u32, u32),
+    inode: u64,
+    /// Zero before Linux 5.8.
+    mount: u64,
 }
 
-fn are_same(found: &[Stat; 2], expected: &[Stat; 2]) -> bool {
-    let numbers = |stats: &[Stat; 2]| stats.map(|stat| (stat.st_dev, stat.st_ino));
-    numbers(found) == numbers(expected)
+impl Place {
+    fn of(directory: BorrowedFd<'_>) -> io::Result<Self> {
+        Place::at(directory, "", AtFlags::EMPTY_PATH)
+    }
+
+    fn at(directory: BorrowedFd<'_>, path: &str, flags: AtFlags) -> io::Result<Self> {
+        let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+        let found = rustix::fs::statx(directory, path, flags, wanted)?;
+        let has_mount = found.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+        Ok(Place {
+            device: (found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+            mount: if has_mount { found.stx_mnt_id } else { 0 },
+        })
+    }
+}
+
+/// The root and the working directory of a thread. A process may follow these links of its own threads,
+/// dumpable or not (__ptrace_may_access in kernel/ptrace.c).
+fn directories(tasks: &TaskDir, thread_id: u32) -> io::Result<[Place; 2]> {
+    let follow = |link| {
+        let path = format!("{thread_id}/{link}");
+        Place::at(tasks.directory(), &path, AtFlags::empty())
+    };
+    Ok([follow("root")?, follow("cwd")?])
 }
 
 /// The three directories that a change of root needs, open.
@@ -108,11 +126,11 @@ impl Directories {
 
     /// Returns whether the calling thread has the old root and the old working directory.
     pub(crate) fn is_caller_in_old_ones(&self, tasks: &TaskDir) -> io::Result<bool> {
-        let found = directories(tasks, current_tid())?;
+        let (root, working_directory) = (&self.old_root, &self.old_working_directory);
         let old = [
-            rustix::fs::fstat(&self.old_root)?,
-            rustix::fs::fstat(&self.old_working_directory)?,
+            Place::of(root.as_fd())?,
+            Place::of(working_directory.as_fd())?,
         ];
-        Ok(are_same(&found, &old))
+        Ok(directories(tasks, current_tid())? == old)
     }
 }

@@ -1426,11 +1426,17 @@ fn an_executed_file_gives_what_it_gives() {
     let to_33 = || PermanentDrop::to_group(33).user(1234);
     assert_eq!(group_after(to_33()).code(), Some(50));
     assert_eq!(group_after(to_33().no_new_privs()).code(), Some(33));
-    // What the other threads execute, that flag does not concern.
+    // A call cannot set the flag of another thread, so that a program which this one executes would get the group.
     let by_another = kernel::in_child(|| {
         start();
         let worker = Worker::start();
-        to_33().no_new_privs().apply().unwrap();
+        let refused = to_33().no_new_privs().apply();
+        assert!(
+            matches!(refused, Err(DropError::NoNewPrivs { .. })),
+            "{refused:?}"
+        );
+        to_33().apply().unwrap();
+        kernel::set_no_new_privs();
         assert_eq!(executed(&program), 33);
         worker.does(move || executed(&program))
     });
