@@ -17,6 +17,7 @@ mod limits;
 mod model;
 mod nesting;
 mod permanent;
+mod permanent_daemon;
 mod porting;
 mod readme;
 mod refusals;
@@ -27,7 +28,7 @@ mod undoing;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 22] = [
+const MODULES: [&[common::Case]; 23] = [
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
@@ -41,6 +42,7 @@ const MODULES: [&[common::Case]; 22] = [
     model::CASES,
     nesting::CASES,
     permanent::CASES,
+    permanent_daemon::CASES,
     porting::CASES,
     readme::CASES,
     refusals::CASES,

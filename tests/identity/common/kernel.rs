@@ -283,7 +283,7 @@ pub fn all_threads_of(process: u32) -> Vec<ThreadState> {
 }
 
 /// The inode and the mount of a directory.
-fn place(path: &str) -> (u64, u64) {
+pub fn place(path: &str) -> (u64, u64) {
     use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
     let found = statx(
         CWD,
@@ -512,7 +512,7 @@ pub fn in_child(f: impl FnOnce() -> i32) -> ExitStatus {
 }
 
 /// Returns the child's id.
-fn fork(f: impl FnOnce() -> i32) -> i32 {
+pub fn fork(f: impl FnOnce() -> i32) -> i32 {
     // SAFETY: a case's process has one thread when it forks, or the child does nothing that a lock of another thread could block.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
@@ -524,7 +524,7 @@ fn fork(f: impl FnOnce() -> i32) -> i32 {
     }
 }
 
-fn wait(child: i32) -> ExitStatus {
+pub fn wait(child: i32) -> ExitStatus {
     let mut status = 0;
     // SAFETY: a valid pointer.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
