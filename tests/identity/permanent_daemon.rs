@@ -228,7 +228,7 @@ const ALONE: [Row; 8] = [
         "inheritable and ambient",
         || {
             root();
-            inherit(u64::MAX & kernel::capabilities().permitted);
+            inherit(kernel::capabilities().permitted);
             assert!(kernel::raise_ambient(
                 CAP_SETUID | CAP_SETGID | CAP_NET_BIND_SERVICE
             ));
