@@ -1,4 +1,5 @@
-//! A daemon: binds and opens its log as root, becomes an ordinary account for good, and serves HTTP from several threads.
+//! A daemon: opens its log as root, becomes an ordinary account in an empty root for good, keeps one capability, binds a port below
+//! 1024 with it, and serves HTTP from several threads.
 //!
 //! Run as root: `cargo build --examples && sudo target/debug/examples/daemon [ACCOUNT]`. It starts the daemon on a free port of
 //! loopback, and is then its client.
@@ -16,11 +17,11 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::files::{self, may_write};
-use common::kernel::{self, Identity, Status, Tries};
+use common::files;
+use common::kernel::{self, Status, Tries};
 use common::{CannotRun, Outcome, http, verify};
 use nix::unistd::{User, getgrouplist};
-use privilege_guard::{DropReport, PermanentDrop};
+use privilege_guard::{CapabilitySet, DropReport, GroupIds, Identity, PermanentDrop, UserIds};
 
 /// An example ends: after so many connections, or so long.
 const CONNECTIONS: u32 = 12;
@@ -30,16 +31,18 @@ const WORKERS: usize = 4;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [_, "serve", account, log] => common::exit_code(daemon(account, log.as_ref())),
+        [_, "serve", account, log, root] => {
+            common::exit_code(daemon(account, log.as_ref(), root.as_ref()))
+        }
         [_] => common::run_as_root(&[0], || client("www-data")),
         [_, account] => common::run_as_root(&[0], || client(account)),
         _ => common::exit_code(Err(CannotRun("daemon [ACCOUNT]".into()).into())),
     }
 }
 
-fn daemon(account: &str, log: &Path) -> Outcome {
-    // What needs root comes first, and stays: descriptors are not asked again who holds them.
-    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+fn daemon(account: &str, log: &Path, root: &Path) -> Outcome {
+    // What needs the old root or user 0 comes first, and stays: descriptors are not asked again who holds them.
+    let account = Identity::of_account(account)?;
     let log_file = OpenOptions::new()
         .append(true)
         .create(true)
@@ -47,14 +50,31 @@ fn daemon(account: &str, log: &Path) -> Outcome {
         .open(log)?;
 
     // Before there are threads: what they could hold, no call takes from them.
-    let report = PermanentDrop::to_account(account)?.no_new_privs().apply()?;
+    let report = PermanentDrop::to(&account)
+        .chroot(root)
+        .keep_capabilities(CapabilitySet::NET_BIND_SERVICE)
+        .no_new_privs()
+        .apply()?;
     writeln!(&log_file, "{report}")?;
-    if may_write(log)? {
-        return Err("the log can still be opened".into());
+    if log.exists() {
+        return Err("the old root can still be seen".into());
     }
 
+    let listener = bind()?;
     println!("{}", listener.local_addr()?);
     Server::new(listener, log_file, report)?.serve()
+}
+
+/// Binds a free port below 1024; in a user namespace, which has no power over the network of its parent, any.
+fn bind() -> Outcome<TcpListener> {
+    for port in (600..1024).rev() {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => break,
+            Err(_) => {}
+        }
+    }
+    Ok(TcpListener::bind(("127.0.0.1", 0))?)
 }
 
 struct Server {
@@ -142,8 +162,18 @@ impl Server {
         if let Some(way_back) = tries.iter().find(|tries| !tries.all_refused()) {
             return Err(way_back.to_string().into());
         }
-        let mut lines = vec![self.report.to_string()];
-        lines.extend(privilege_guard::threads()?.iter().map(ToString::to_string));
+        let mut lines = vec![
+            self.report.to_string(),
+            format!(
+                "this thread: user ids {}; group ids {}",
+                UserIds::current()?,
+                GroupIds::current()?
+            ),
+            format!(
+                "entries in the root directory: {}",
+                fs::read_dir("/")?.count()
+            ),
+        ];
         lines.extend(tries.iter().map(ToString::to_string));
         Ok(lines.join("\n") + "\n")
     }
@@ -169,10 +199,21 @@ fn client(account: &str) -> Outcome {
     }
     let supplementary = getgrouplist(&std::ffi::CString::new(account)?, known.gid)?;
 
+    let needed = CapabilitySet::SYS_CHROOT | CapabilitySet::NET_BIND_SERVICE;
+    let effective = rustix::thread::capabilities(None)?.effective;
+    if !effective.contains(needed) {
+        return Err(CannotRun("this needs CAP_SYS_CHROOT and CAP_NET_BIND_SERVICE".into()).into());
+    }
+
     let folder = files::folder(0)?;
     let log = folder.path().join("daemon.log");
-    let mut daemon = Daemon::start(account, &log)?;
+    let root = folder.path().join("root");
+    fs::create_dir(&root)?;
+    let mut daemon = Daemon::start(account, &log, &root)?;
     println!("the daemon listens on {}", daemon.address);
+    if !kernel::is_in_user_namespace()? {
+        verify("its port is below 1024", daemon.address.port() < 1024, true)?;
+    }
 
     let ask = |line: &str| http::ask(daemon.address, line);
     verify("GET /nothing", ask("GET /nothing HTTP/1.1")?.0, 404)?;
@@ -191,9 +232,9 @@ fn client(account: &str) -> Outcome {
     let threads = Status::read_all(daemon.process.id())?;
     let mut supplementary: Vec<u32> = supplementary.iter().map(|gid| gid.as_raw()).collect();
     supplementary.sort_unstable();
-    let groups = Identity {
+    let groups = kernel::Identity {
         supplementary,
-        ..Identity::only(group)
+        ..kernel::Identity::only(group)
     };
     verify("threads", threads.len(), WORKERS + 1)?;
     verify(
@@ -206,9 +247,17 @@ fn client(account: &str) -> Outcome {
         threads.iter().all(|thread| thread.groups == groups),
         true,
     )?;
+    let kept = CapabilitySet::NET_BIND_SERVICE.bits();
     verify(
-        "no thread has a capability",
-        threads.iter().all(|thread| thread.held_capabilities() == 0),
+        "CAP_NET_BIND_SERVICE is the only capability of all threads",
+        threads.iter().all(|thread| {
+            thread.held_capabilities() == kept && thread.effective_capabilities == kept
+        }),
+        true,
+    )?;
+    verify(
+        "its root is empty",
+        identity.contains("entries in the root directory: 0\n"),
         true,
     )?;
     verify(
@@ -267,11 +316,11 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(account: &str, log: &Path) -> Outcome<Self> {
+    fn start(account: &str, log: &Path, root: &Path) -> Outcome<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         let mut process = command
             .args(["serve", account])
-            .arg(log)
+            .args([log, root])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -7,7 +7,15 @@ use std::path::Path;
 
 /// From the ground up. Each name is a module of the crate's root, with its submodules.
 const LAYERS: [&[&str]; 6] = [
-    &["change", "error", "identity", "ids", "parse", "scope"],
+    &[
+        "capabilities",
+        "change",
+        "error",
+        "identity",
+        "ids",
+        "parse",
+        "scope",
+    ],
     &["plan"],
     &["kernel"],
     &["engine"],

@@ -62,6 +62,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("privilege-guard supports Linux only: it relies on Linux's system calls and /proc");
 
+mod capabilities;
 mod change;
 mod engine;
 mod error;
@@ -102,8 +103,8 @@ pub struct ReadmeDoctests;
 
 pub use change::{GroupChange, IdentityChange, UserChange};
 pub use error::{
-    ConflictingGuard, DropError, Error, IrreversibleReason, LookupError, PermissionDeniedReason,
-    RestoreError, Unrestored,
+    CannotKeepReason, ConflictingGuard, DropError, Error, IrreversibleReason, LookupError,
+    PermissionDeniedReason, RestoreError, Unrestored,
 };
 pub use guard::{GroupGuard, Guard, GuardKind, IdentityGuard, UserGuard};
 pub use identity::Identity;

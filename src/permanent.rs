@@ -1,12 +1,20 @@
 //! The permanent drop of privileges.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
+use rustix::thread::CapabilitySet;
+
+use crate::capabilities::CapabilityNames;
 use crate::change::Change;
 use crate::engine::event;
-use crate::engine::permanent::{self, DropFailure, Target, Verified};
-use crate::error::{DropError, Error, LookupError};
-use crate::guard::{GroupGuard, emit_unless_changed, with_stack};
+use crate::engine::permanent::{self, DropFailure, Verified};
+use crate::engine::target::Target;
+use crate::error::DropError;
+use crate::error::Error;
+use crate::error::LookupError;
+use crate::guard::{GroupGuard, Guard, GuardKind, IdentityGuard, UserGuard};
+use crate::guard::{emit_unless_changed, with_stack};
 use crate::identity::{Identity, collect_bounded};
 use crate::ids::{Gid, Uid};
 use crate::scope::Process;
@@ -14,16 +22,25 @@ use crate::scope::Process;
 /// A permanent drop of the privileges of the whole process, until it executes a program that is
 /// given others.
 ///
-/// It corresponds to the sequence of `setgroups(3)`, `setresgid(3)`, `setresuid(3)` and `capset(2)`
-/// that daemons write by hand, but checks first that the drop can be permanent, and verifies
-/// afterwards that it is.
+/// It corresponds to the sequence of `chroot(2)`, `setgroups(3)`, `setresgid(3)`, `setresuid(3)`
+/// and `capset(2)` that daemons write by hand, but checks first that the drop can be permanent, and
+/// verifies afterwards that it is.
+///
+/// A program that is already what it asks for, for example because a service manager has started it
+/// as its account, gets `Ok` too.
 ///
 /// # Examples
 /// ```no_run
-/// use privilege_guard::PermanentDrop;
+/// use privilege_guard::{CapabilitySet, Identity, PermanentDrop};
 ///
-/// // A root daemon, after it has bound its port and opened its log.
-/// let report = PermanentDrop::to_account("www-data")?.no_new_privs().apply()?;
+/// // A root daemon, after it has opened its log and given its state to the account.
+/// let account = Identity::of_account("www-data")?;
+/// std::os::unix::fs::chown("/var/lib/daemon", Some(account.user().as_raw()), None)?;
+/// let report = PermanentDrop::to(&account)
+///     .chroot("/srv/www")
+///     .keep_capabilities(CapabilitySet::NET_BIND_SERVICE)
+///     .no_new_privs()
+///     .apply()?;
 /// eprintln!("{report}");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -44,14 +61,8 @@ impl PermanentDrop {
     /// assert!(matches!(reserved.apply(), Err(DropError::Change(Error::InvalidGid))));
     /// ```
     pub fn to_group(group: impl Into<Gid>) -> Self {
-        let group = group.into();
         PermanentDrop {
-            target: Target {
-                group,
-                user: None,
-                supplementary: None,
-                no_new_privs: false,
-            },
+            target: Target::new(Some(group.into()), None),
         }
     }
 
@@ -90,8 +101,8 @@ impl PermanentDrop {
 
     /// Drops to this user too: real, effective, saved and filesystem user id.
     ///
-    /// If the process has one thread and the user is not 0, CAP_SETUID and CAP_SETPCAP are removed
-    /// with CAP_SETGID: they would lead back.
+    /// If the user is not 0, all capabilities are removed from the effective, permitted,
+    /// inheritable and ambient set, except those of [`keep_capabilities`](Self::keep_capabilities).
     ///
     /// # Examples
     /// ```
@@ -105,7 +116,9 @@ impl PermanentDrop {
 
     /// Sets the supplementary groups to have afterwards. The default is none.
     ///
-    /// A process without CAP_SETGID cannot change them, and keeps its own by default.
+    /// A process without CAP_SETGID cannot change them, and keeps its own by default. If it has
+    /// others than those requested, the drop is refused, unless
+    /// [`accept_supplementary`](Self::accept_supplementary) accepts them.
     ///
     /// # Examples
     /// ```no_run
@@ -123,10 +136,82 @@ impl PermanentDrop {
         self
     }
 
-    /// Sets `PR_SET_NO_NEW_PRIVS` too, for the calling thread and its child processes: no program
-    /// that they execute is given privileges.
+    /// Accepts other supplementary groups than those requested, if no thread holds CAP_SETGID.
     ///
-    /// It does not set the flag of other threads, so call it before threads are started.
+    /// It is meant for a program that a service manager starts as its account, with groups of the
+    /// service manager's choice. [`DropReport::supplementary`] has them. A process that holds
+    /// CAP_SETGID sets the requested groups all the same.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use privilege_guard::PermanentDrop;
+    /// let report = PermanentDrop::to_account("www-data")?.accept_supplementary().apply()?;
+    /// if report.supplementary_unchanged {
+    ///     eprintln!("started with the groups {:?}", report.supplementary);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn accept_supplementary(mut self) -> Self {
+        self.target.accepts_supplementary = true;
+        self
+    }
+
+    /// Keeps these capabilities. Afterwards they are exactly the effective and the permitted set.
+    ///
+    /// The inheritable and the ambient set become empty, so an executed program is not given them.
+    /// The drop must be to a user other than 0, and the process must have no other threads. The
+    /// capabilities must be in the effective set before.
+    ///
+    /// Those that lead back are refused: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID,
+    /// MKNOD, SETGID, SETUID, SETPCAP, SETFCAP, SYS_ADMIN, SYS_CHROOT, SYS_MODULE, SYS_PTRACE,
+    /// SYS_RAWIO, MAC_ADMIN, MAC_OVERRIDE, BPF and CHECKPOINT_RESTORE.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use privilege_guard::{CapabilitySet, PermanentDrop};
+    ///
+    /// PermanentDrop::to_account("www-data")?
+    ///     .keep_capabilities(CapabilitySet::NET_BIND_SERVICE)
+    ///     .apply()?;
+    /// let socket = std::net::TcpListener::bind("0.0.0.0:80")?; // as www-data
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "PR_SET_KEEPCAPS")]
+    #[doc(alias = "capset")]
+    pub fn keep_capabilities(mut self, capabilities: CapabilitySet) -> Self {
+        self.target.keep = capabilities;
+        self
+    }
+
+    /// Makes this directory the root and the working directory of every thread.
+    ///
+    /// The directory is opened and checked before anything changes. `/proc` must be readable before
+    /// the drop, and is not needed in the new root.
+    ///
+    /// # Privileges
+    /// CAP_SYS_CHROOT in the effective set.
+    ///
+    /// # Warning
+    /// Open descriptors of directories outside still lead out (`openat(2)`): close them first. So
+    /// does CAP_SYS_CHROOT, which the process keeps if the drop is to no user other than 0.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use privilege_guard::PermanentDrop;
+    /// // The account is looked up in the old root.
+    /// PermanentDrop::to_account("www-data")?.chroot("/var/empty").apply()?;
+    /// assert_eq!(std::env::current_dir()?.to_str(), Some("/"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn chroot(mut self, directory: impl AsRef<Path>) -> Self {
+        self.target.chroot = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Sets `PR_SET_NO_NEW_PRIVS` too: no program that the process executes is given privileges.
+    ///
+    /// A call can set the flag of the calling thread only. If there are other threads, the drop is
+    /// refused, unless all of them have the flag already.
     ///
     /// # Examples
     /// ```no_run
@@ -142,20 +227,42 @@ impl PermanentDrop {
     /// Performs the drop on all threads and verifies it.
     ///
     /// After `Ok`, on every thread the four group ids are the group, the supplementary groups are
-    /// those requested (if no thread held CAP_SETGID, unchanged:
-    /// [`DropReport::supplementary_unchanged`]), and no thread holds CAP_SETGID. The calling thread
-    /// tried `setresgid`, `setgid`, `setfsgid` and `setgroups` with each other id that it had, and
-    /// was refused.
+    /// those requested (if no thread held CAP_SETGID, those that the process had:
+    /// [`DropReport::supplementary_unchanged`]), and CAP_SETGID is gone. If a user other than 0 was
+    /// given, the four user ids are the user, and no capabilities are left in the effective,
+    /// permitted, inheritable and ambient set but those that are kept.
+    ///
+    /// The calling thread tried `setresgid`, `setgid`, `setfsgid` and `setgroups` with each other
+    /// group id that a thread had, `setresuid`, `setuid` and `setfsuid` likewise (if a user other
+    /// than 0 was given), and `capset` with CAP_SETGID. Each attempt was refused.
+    ///
+    /// No descriptor is left open.
     ///
     /// # Privileges
-    /// None, to drop the group of a set-group-ID program. Otherwise CAP_SETGID in the effective
-    /// set; CAP_SETUID for another user; CAP_SETPCAP if CAP_SETGID must leave the bounding set too,
+    /// None, to drop the rights of a set-user-ID or set-group-ID program, or if the process is
+    /// already the account. Otherwise CAP_SETGID in the effective set; CAP_SETUID for another user;
+    /// CAP_SYS_CHROOT for another root; CAP_SETPCAP if CAP_SETGID must leave the bounding set too,
     /// because user 0 stays reachable or CAP_SETPCAP itself stays.
     ///
     /// # Errors
-    /// See [`DropError`]. Nothing is changed, or the change was rolled back, except after
-    /// [`DropError::StillPrivileged`]: the drop failed after the point of no return, and the caller
-    /// must exit. If an attempt to regain a group succeeds, the process aborts.
+    /// Nothing is changed, or the change was rolled back, except after
+    /// [`DropError::StillPrivileged`]. If the rollback is refused, or if an attempt to regain
+    /// something succeeds, the process aborts.
+    ///
+    /// - [`DropError::StillPrivileged`] if the drop failed after the point of no return, or does
+    ///   not hold: end the process.
+    /// - [`DropError::GuardsActive`] if a guard is active, on any thread.
+    /// - [`DropError::Multithreaded`] if other threads would keep what the drop removes.
+    /// - [`DropError::SetgidNotEffective`], [`DropError::MissingSetuid`],
+    ///   [`DropError::MissingSysChroot`], [`DropError::MissingSetpcap`] if a privilege is missing.
+    /// - [`DropError::SupplementaryDiffer`], [`DropError::SetgroupsDenied`] if the supplementary
+    ///   groups cannot be set.
+    /// - [`DropError::CannotKeep`] if capabilities lead back or cannot be kept.
+    /// - [`DropError::Chroot`], [`DropError::ThreadRoot`] if the root cannot be changed.
+    /// - [`DropError::NoNewPrivs`] if another thread does not have that flag.
+    /// - [`DropError::KernelWorker`] if a kernel thread is in the process.
+    /// - [`DropError::UnmappedUid`] if the user is not mapped in the user namespace.
+    /// - [`DropError::Change`] if a step fails as a change does, or if `/proc` cannot be read.
     ///
     /// # Examples
     /// ```no_run
@@ -192,10 +299,21 @@ impl PermanentDrop {
 
 impl fmt::Display for PermanentDrop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "permanently group {}", self.target.group)?;
-        self.target
-            .user
-            .map_or(Ok(()), |user| write!(f, ", user {user}"))
+        let Target { group, user, .. } = &self.target;
+        fmt_ids(f, *group, *user)?;
+        match &self.target.chroot {
+            Some(directory) => write!(f, ", root {directory:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn fmt_ids(f: &mut fmt::Formatter<'_>, group: Option<Gid>, user: Option<Uid>) -> fmt::Result {
+    match (group, user) {
+        (Some(group), None) => write!(f, "permanently group {group}"),
+        (Some(group), Some(user)) => write!(f, "permanently group {group}, user {user}"),
+        (None, Some(user)) => write!(f, "permanently user {user}"),
+        (None, None) => f.write_str("permanently nothing"),
     }
 }
 
@@ -225,39 +343,114 @@ impl GroupGuard<Process> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn drop_permanently(self) -> Result<DropReport, DropError> {
-        let change = with_stack(|stack| stack.sole().map(|applied| applied.change().clone()));
-        let change = match change {
-            None => return Err(Error::ThreadEnding.into()),
-            Some(None) => return Err(DropError::GuardsActive),
-            Some(Some(change)) => change,
-        };
-        let result = match change.group.single() {
-            Some(group) => {
-                let supplementary = change.supplementary.clone();
-                make_permanent(
-                    self,
-                    &Target {
-                        group,
-                        user: None,
-                        supplementary,
-                        no_new_privs: false,
-                    },
-                )
-            }
-            None => {
-                drop(self);
-                Err(Error::NotOneId {
-                    requested: change.to_string(),
-                }
-                .into())
-            }
-        };
-        emit_drop_event(&format_args!("permanently {change}"), &result);
-        result
+        drop_guard(self, |change| {
+            let group = change.group.single()?;
+            Some(Target::new(Some(group), None))
+        })
     }
 }
 
-fn make_permanent(guard: GroupGuard<Process>, target: &Target) -> Result<DropReport, DropError> {
+impl UserGuard<Process> {
+    /// Drops the original user permanently, on all threads. The guard's user becomes the only one.
+    ///
+    /// Group ids and supplementary groups are left alone. If the user is not 0, all capabilities
+    /// are removed. Otherwise this is like [`PermanentDrop::apply`].
+    ///
+    /// # Privileges
+    /// None, in a set-user-ID program that drops to its real user.
+    /// Otherwise as for [`PermanentDrop::apply`].
+    ///
+    /// # Warning
+    /// A process that was started as root keeps root's groups. Use [`PermanentDrop::to`] there.
+    ///
+    /// # Errors
+    /// As for [`PermanentDrop::apply`], and [`Error::NotOneId`] if the guard's change named two
+    /// users or none. The guard is consumed and restored, except after
+    /// [`DropError::StillPrivileged`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use privilege_guard::{UserGuard, UserIds};
+    ///
+    /// // A set-user-ID program drops its owner's rights and keeps those of its user.
+    /// let own = UserIds::current()?.real;
+    /// let report = UserGuard::assume_effective(own)?.drop_permanently()?;
+    /// eprintln!("{report}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn drop_permanently(self) -> Result<DropReport, DropError> {
+        drop_guard(self, |change| {
+            let user = change.user.single()?;
+            Some(Target::new(None, Some(user)))
+        })
+    }
+}
+
+impl IdentityGuard<Process> {
+    /// Drops the original identity permanently, on all threads. The guard's becomes the only one.
+    ///
+    /// The supplementary groups are the identity's, or none if the guard's change keeps the
+    /// process's. Otherwise this is like [`PermanentDrop::apply`].
+    ///
+    /// # Privileges
+    /// As for [`PermanentDrop::apply`].
+    ///
+    /// # Errors
+    /// As for [`PermanentDrop::apply`]. The guard is consumed and restored, except after
+    /// [`DropError::StillPrivileged`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use privilege_guard::{Identity, IdentityGuard};
+    ///
+    /// let account = Identity::of_account("www-data")?;
+    /// let guard = IdentityGuard::assume_effective(&account)?;
+    /// let settings = std::fs::read("/etc/daemon/settings")?; // as the account
+    /// eprintln!("{}", guard.drop_permanently()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn drop_permanently(self) -> Result<DropReport, DropError> {
+        drop_guard(self, |change| {
+            let (group, user) = (change.group.single()?, change.user.single()?);
+            Some(Target::new(Some(group), Some(user)))
+        })
+    }
+}
+
+/// `target` makes the target of the guard's change, if that names one id of each kind.
+fn drop_guard<K: GuardKind>(
+    guard: Guard<K, Process>,
+    target: impl FnOnce(&Change) -> Option<Target>,
+) -> Result<DropReport, DropError> {
+    let change = with_stack(|stack| stack.sole().map(|applied| applied.change().clone()));
+    let change = match change {
+        None => return Err(Error::ThreadEnding.into()),
+        Some(None) => return Err(DropError::GuardsActive),
+        Some(Some(change)) => change,
+    };
+    let result = match target(&change) {
+        Some(target) => {
+            let supplementary = change.supplementary.clone();
+            let target = Target {
+                supplementary,
+                ..target
+            };
+            make_permanent(guard, &target)
+        }
+        None => {
+            drop(guard);
+            let requested = change.to_string();
+            Err(Error::NotOneId { requested }.into())
+        }
+    };
+    emit_drop_event(&format_args!("permanently {change}"), &result);
+    result
+}
+
+fn make_permanent<K: GuardKind>(
+    guard: Guard<K, Process>,
+    target: &Target,
+) -> Result<DropReport, DropError> {
     let key = guard.key;
     let result = with_stack(|stack| {
         let applied = stack.sole().ok_or(DropError::GuardsActive)?;
@@ -303,37 +496,47 @@ fn emit_drop_event(requested: &dyn fmt::Display, result: &Result<DropReport, Dro
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DropReport {
-    /// All four group ids of every thread.
+    /// All four group ids of every thread, or the effective one if the drop left the groups alone.
     pub group: Gid,
-    /// The user that the drop named, if it named one.
+    /// Whether the group ids are the process's own, left alone by the drop of a user guard.
+    pub group_unchanged: bool,
+    /// All four user ids of every thread, if the drop named a user.
     pub user: Option<Uid>,
     /// The supplementary groups of the process now.
     pub supplementary: Vec<Gid>,
     /// Whether those are the process's own, unchanged because no thread held CAP_SETGID.
     pub supplementary_unchanged: bool,
+    /// The new root directory, as it was named.
+    pub root: Option<PathBuf>,
     /// The number of threads that were verified.
     pub threads: usize,
     /// The number of attempts to regain a privilege, all refused.
     pub regain_attempts_refused: usize,
     /// Whether CAP_SETGID was removed from the bounding set too.
     pub removed_from_bounding_set: bool,
-    /// Whether the calling thread has `no_new_privs`.
+    /// Whether every thread has `no_new_privs`.
     pub no_new_privs: bool,
-    /// Whether the calling thread holds other capabilities, which might give it much power.
+    /// The capabilities that the drop was told to keep.
+    pub kept_capabilities: CapabilitySet,
+    /// Whether the calling thread holds other capabilities, which might give it much power. It
+    /// holds none after a drop to a user other than 0.
     pub other_capabilities: bool,
 }
 
 impl DropReport {
     fn new(target: &Target, verified: Verified) -> Self {
         DropReport {
-            group: target.group,
+            group: verified.group,
+            group_unchanged: target.group.is_none(),
             user: target.user,
             supplementary: verified.supplementary,
             supplementary_unchanged: verified.supplementary_unchanged,
+            root: target.chroot.clone(),
             threads: verified.threads,
             regain_attempts_refused: verified.regain_attempts_refused,
             removed_from_bounding_set: verified.removed_from_bounding_set,
             no_new_privs: verified.no_new_privs,
+            kept_capabilities: target.keep,
             other_capabilities: verified.other_capabilities,
         }
     }
@@ -341,9 +544,11 @@ impl DropReport {
 
 impl fmt::Display for DropReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "permanently group {}", self.group)?;
-        self.user
-            .map_or(Ok(()), |user| write!(f, ", user {user}"))?;
+        let changed_group = (!self.group_unchanged).then_some(self.group);
+        fmt_ids(f, changed_group, self.user)?;
+        if self.group_unchanged {
+            write!(f, "; group unchanged: {}", self.group)?;
+        }
         f.write_str("; supplementary groups")?;
         f.write_str(if self.supplementary_unchanged {
             " unchanged:"
@@ -354,6 +559,10 @@ impl fmt::Display for DropReport {
             [] => f.write_str(" none")?,
             groups => groups.iter().try_for_each(|group| write!(f, " {group}"))?,
         }
+        if let Some(root) = &self.root {
+            // As a literal: a path may hold a newline.
+            write!(f, "; root {root:?}")?;
+        }
         let DropReport {
             threads,
             regain_attempts_refused,
@@ -363,21 +572,22 @@ impl fmt::Display for DropReport {
             f,
             "; threads verified: {threads}; attempts to regain refused: {regain_attempts_refused}"
         )?;
-        f.write_str("; no CAP_SETGID")?;
-        f.write_str(if self.removed_from_bounding_set {
-            ", nor in the bounding set"
+        if self.user.is_some_and(|user| user != Uid::ROOT) {
+            write!(
+                f,
+                "; capabilities: {}",
+                CapabilityNames(self.kept_capabilities)
+            )?;
         } else {
-            ""
-        })?;
-        f.write_str(if self.other_capabilities {
-            ", other capabilities kept"
-        } else {
-            ""
-        })?;
-        f.write_str(if self.no_new_privs {
-            "; no_new_privs"
-        } else {
-            ""
-        })
+            f.write_str("; no CAP_SETGID")?;
+        }
+        for (is_so, text) in [
+            (self.removed_from_bounding_set, ", nor in the bounding set"),
+            (self.other_capabilities, ", other capabilities kept"),
+            (self.no_new_privs, "; no_new_privs"),
+        ] {
+            f.write_str(if is_so { text } else { "" })?;
+        }
+        Ok(())
     }
 }

@@ -206,6 +206,12 @@ pub fn missing(ids: &[u32]) -> Outcome<Option<String>> {
         .then(|| "setgroups, which is denied in this user namespace (/proc/self/setgroups)".into()))
 }
 
+/// Whether the user ids of this process are those of another user namespace.
+pub fn is_in_user_namespace() -> Outcome<bool> {
+    let map = read("/proc/self/uid_map")?;
+    Ok(map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"])
+}
+
 fn maps(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
         let numbers: Vec<u64> = line
@@ -262,7 +268,9 @@ impl fmt::Display for Tries {
 
 /// Tries to take these groups back, by raw calls on the calling thread, then to be user 0, then to have CAP_SETGID.
 pub fn try_to_get_back(groups: impl IntoIterator<Item = u32>) -> Outcome<Tries> {
-    let now = Identity::read()?.filesystem;
+    // Not from /proc, which is not there in every root.
+    let filesystem_id = || call(calls::SYS_setfsgid, [-1, 0, 0]).map(|id| id as u32);
+    let now = filesystem_id()?;
     let mut tries = Tries::default();
     for group in groups.into_iter().collect::<BTreeSet<_>>() {
         let id = group as libc::c_long;
@@ -284,8 +292,7 @@ pub fn try_to_get_back(groups: impl IntoIterator<Item = u32>) -> Outcome<Tries> 
         // It answers the id before, whether it sets the other or not.
         let before = call(calls::SYS_setfsgid, [id, 0, 0]);
         let refused = before.is_err()
-            || before.is_ok_and(|before| before as u32 == now)
-                && Identity::read()?.filesystem == now;
+            || before.is_ok_and(|before| before as u32 == now) && filesystem_id()? == now;
         tries.add(format!("setfsgid, group {group}"), refused);
         let list = [rustix::process::Gid::from_raw(group)];
         tries.add(

@@ -49,6 +49,32 @@ impl fmt::Display for Originals {
     }
 }
 
+/// Parts of an identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    pub(super) user_ids: bool,
+    pub(super) group_ids: bool,
+    pub(super) supplementary: bool,
+}
+
+impl Parts {
+    pub(super) fn of(change: &Change) -> Self {
+        Parts {
+            user_ids: !change.user.is_empty(),
+            group_ids: !change.group.is_empty(),
+            supplementary: change.supplementary.is_some(),
+        }
+    }
+
+    pub(super) fn union(self, other: Self) -> Self {
+        Parts {
+            user_ids: self.user_ids || other.user_ids,
+            group_ids: self.group_ids || other.group_ids,
+            supplementary: self.supplementary || other.supplementary,
+        }
+    }
+}
+
 /// A change that was made, with all that restoring it requires.
 #[derive(Debug)]
 pub(crate) struct Applied {
@@ -67,6 +93,9 @@ pub(crate) struct Applied {
     pub(super) signal: ParentDeathSignal,
     /// In process scope.
     pub(super) tasks: Option<TaskDir>,
+    /// The parts that calls have set, by this guard or one that it has absorbed. Other threads are
+    /// compared with the calling one in these.
+    pub(super) changed: Parts,
     /// `None` if no subscriber is interested in the end.
     pub(super) started_at: Option<Instant>,
 }
@@ -118,6 +147,7 @@ impl Applied {
         };
         let mut pending = Applied {
             scope,
+            changed: Parts::default(),
             change,
             outermost_change: None,
             original,
@@ -267,6 +297,7 @@ impl Applied {
         let (Some(wanted), Some(original)) = (&self.change.supplementary, original) else {
             return Ok(());
         };
+        self.changed.supplementary = true;
         steps::set_groups(self.scope, wanted)?;
         self.original_groups = Some(original);
         steps::verify_groups(wanted)
@@ -278,6 +309,7 @@ impl Applied {
             // An identity whose group is the process's own already.
             return Ok(());
         }
+        self.changed.group_ids = true;
         steps::set_ids(self.scope, plan.apply)?;
         self.group_plan = Some(plan);
         steps::verify_ids(plan.inside, self.original.group_ids)
@@ -285,6 +317,7 @@ impl Applied {
 
     pub(super) fn make_users(&mut self, plan: Option<UserPlan>) -> Result<(), StepError> {
         let Some(plan) = plan else { return Ok(()) };
+        self.changed.user_ids = true;
         steps::set_ids(self.scope, plan.apply)?;
         self.user_plan = Some(plan);
         steps::verify_ids(plan.inside.ids, self.original.user_ids)?;
@@ -297,15 +330,25 @@ impl Applied {
 
     // ---- Errors
 
-    /// The ids of the kinds that the change is about, as they are now.
+    /// The ids of the kinds that the guard reads, as they are now.
     pub(super) fn current(&self) -> Originals {
+        self.inside(self.user_plan, self.group_plan)
+    }
+
+    /// The ids after this plan is applied.
+    pub(super) fn planned(&self, plan: &Plan) -> Originals {
+        self.inside(plan.users, plan.groups)
+    }
+
+    fn inside(&self, users: Option<UserPlan>, groups: Option<GroupPlan>) -> Originals {
+        let Originals {
+            user_ids,
+            group_ids,
+            ..
+        } = self.original;
         Originals {
-            user_ids: self
-                .user_plan
-                .map_or(self.original.user_ids, |plan| plan.inside.ids),
-            group_ids: self
-                .group_plan
-                .map_or(self.original.group_ids, |plan| plan.inside),
+            user_ids: users.map_or(user_ids, |plan| plan.inside.ids),
+            group_ids: groups.map_or(group_ids, |plan| plan.inside),
             ..self.original
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::thread::CapabilitySet;
 
-use super::applied::{Applied, Originals, Plan, uid_map};
+use super::applied::{Applied, Originals, Parts, Plan, uid_map};
 use super::{reasons, steps};
 use crate::error::Error;
 use crate::identity::sorted;
@@ -19,16 +19,19 @@ impl Applied {
     /// Returns an error if another thread could not follow the change or would not be restored.
     pub(super) fn check_other_threads(&self, plan: &Plan) -> Result<(), Error> {
         let check = |other: &OtherThread| self.check_other_thread(plan, other);
-        let groups = plan.supplementary.as_deref();
+        let requested = Parts::of(&self.change);
+        // Those that are there already, if they are not set.
+        let groups = match &plan.supplementary {
+            None => self.change.supplementary.as_deref(),
+            original => original.as_deref(),
+        };
+        let groups = groups.map(sorted);
         self.expect_other_threads(&Expected {
-            // The check compares them.
-            user_ids: None,
-            group_ids: plan.groups.map(|_| self.original.group_ids),
-            groups,
-            // A single call changes every thread or none.
-            effective_suffices: plan.users.is_none() && groups.is_none(),
+            effective_suffices: plan.users.is_none()
+                && requested.effective_suffices(self.original, self.planned(plan)),
             check: plan.users.is_some().then_some(&check),
             timeout: Duration::ZERO,
+            ..requested.expected(self.original, groups.as_deref())
         })
     }
 
@@ -69,15 +72,6 @@ impl Applied {
         let Some(tasks) = &self.tasks else {
             return Ok(());
         };
-        let Expected {
-            group_ids,
-            groups,
-            check,
-            ..
-        } = expected;
-        if group_ids.is_none() && groups.is_none() && check.is_none() {
-            return Ok(());
-        }
         let found = tasks.find_mismatch(expected);
         match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
             None => Ok(()),
@@ -117,24 +111,14 @@ impl Applied {
 
     /// Verifies that libc changed every thread.
     pub(super) fn check_all_threads(&self) -> Result<(), Error> {
+        let wanted = self.change.supplementary.as_deref().map(sorted);
+        let expected = self.expected(self.current(), self.original, wanted.as_deref());
         let Some(tasks) = &self.tasks else {
             return Ok(());
         };
-        let inside = self.current();
-        let wanted = self.change.supplementary.as_deref().map(sorted);
-        let found = tasks.find_mismatch(&self.expected(inside, self.original, wanted.as_deref()));
+        let found = tasks.find_mismatch(&expected);
         match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
-            None => {
-                if !self
-                    .expected(self.original, inside, wanted.as_deref())
-                    .effective_suffices
-                {
-                    // Reserve a descriptor: the restore must read files even if all descriptors are
-                    // in use.
-                    tasks.reserve();
-                }
-                Ok(())
-            }
+            None => Ok(()),
             Some(Mismatch {
                 thread_id, name, ..
             }) => Err(Error::ThreadNotChanged {
@@ -152,20 +136,45 @@ impl Applied {
         before: Originals,
         groups: Option<&'a [Gid]>,
     ) -> Expected<'a> {
-        let groups = groups.filter(|_| self.original_groups.is_some());
-        let effective_suffices = groups.is_none()
-            && match (&self.user_plan, &self.group_plan) {
-                (Some(_), None) => steps::effective_id_suffices(ids.user_ids, before.user_ids),
-                (None, Some(_)) => steps::effective_id_suffices(ids.group_ids, before.group_ids),
-                _ => false,
-            };
         Expected {
-            user_ids: self.user_plan.map(|_| ids.user_ids),
-            group_ids: self.group_plan.map(|_| ids.group_ids),
-            groups,
-            effective_suffices,
+            effective_suffices: self.changed.effective_suffices(ids, before),
+            ..self.changed.expected(ids, groups)
+        }
+    }
+}
+
+impl Parts {
+    /// These parts of an identity. All ids are compared.
+    fn expected<'a>(self, ids: Originals, groups: Option<&'a [Gid]>) -> Expected<'a> {
+        Expected {
+            user_ids: self.user_ids.then_some(ids.user_ids),
+            group_ids: self.group_ids.then_some(ids.group_ids),
+            groups: groups.filter(|_| self.supplementary),
+            effective_suffices: false,
             check: None,
             timeout: EXITING_THREAD_TIMEOUT,
+        }
+    }
+
+    /// Whether the effective id of a thread tells of all: only ids of one kind were set, from
+    /// `before` to `ids`, and the effective one moved.
+    fn effective_suffices(self, ids: Originals, before: Originals) -> bool {
+        match self {
+            Parts {
+                supplementary: true,
+                ..
+            } => false,
+            Parts {
+                user_ids: true,
+                group_ids: false,
+                ..
+            } => steps::effective_id_suffices(ids.user_ids, before.user_ids),
+            Parts {
+                user_ids: false,
+                group_ids: true,
+                ..
+            } => steps::effective_id_suffices(ids.group_ids, before.group_ids),
+            _ => false,
         }
     }
 }

@@ -78,6 +78,8 @@ impl Restore for Applied {
             self.signal = outer.signal;
         }
         self.original_groups = outer.original_groups.or(self.original_groups.take());
+        self.changed = self.changed.union(outer.changed);
+        self.tasks = self.tasks.take().or(outer.tasks);
         self.started_at = outer.started_at;
         self.outermost_change = Some(outer.outermost_change.unwrap_or(outer.change));
         Ok(())
@@ -167,14 +169,14 @@ impl Applied {
     }
 
     fn check_restored_threads(&self) -> Result<(), RestoreError> {
-        let Some(opened) = &self.tasks else {
+        let Some(tasks) = &self.tasks else {
             return Ok(());
         };
         let groups = self.original_groups.as_deref().map(sorted);
         let expected = self.expected(self.original, self.current(), groups.as_deref());
-        let found = match opened.is_of_this_process() {
-            true => opened.find_mismatch(&expected),
-            false => opened
+        let found = match tasks.is_of_this_process() {
+            true => tasks.find_mismatch(&expected),
+            false => tasks
                 .of_forked_child()
                 .and_then(|tasks| tasks.find_mismatch(&expected)),
         };

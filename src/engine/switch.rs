@@ -33,6 +33,7 @@ impl Applied {
     }
 
     fn switch_from(&mut self, before: &Change) -> Result<(), Error> {
+        self.reopen_tasks_in_forked_child()?;
         let mut next = self.plan_switch(before)?;
         let previous = Plan {
             groups: self.group_plan,
@@ -62,6 +63,19 @@ impl Applied {
             self.roll_back(before.clone(), previous);
         }
         Err(error)
+    }
+
+    fn reopen_tasks_in_forked_child(&mut self) -> Result<(), Error> {
+        let Some(of_parent) = self
+            .tasks
+            .as_ref()
+            .filter(|tasks| !tasks.is_of_this_process())
+        else {
+            return Ok(());
+        };
+        let opened = of_parent.of_forked_child();
+        self.tasks = Some(opened.map_err(|os_error| Error::ThreadsUnreadable { os_error })?);
+        Ok(())
     }
 
     /// Plans from the original identity, to which the guard must be able to return.
@@ -122,6 +136,7 @@ impl Applied {
         }
         if sets_groups {
             let wanted = self.change.supplementary.clone().unwrap_or_default();
+            self.changed.supplementary = true;
             steps::set_groups(self.scope, &wanted)?;
             *is_changed = true;
             self.original_groups = next.supplementary.take().or(self.original_groups.take());
@@ -134,6 +149,7 @@ impl Applied {
                 effective: Some(group_ids.effective),
                 saved: Some(saved).filter(|&saved| saved != now.group_ids.saved),
             };
+            self.changed.group_ids = true;
             steps::set_ids(self.scope, args)?;
             *is_changed = true;
             self.group_plan = next.groups.or(self.group_plan);

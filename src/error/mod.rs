@@ -7,7 +7,7 @@ mod lookup;
 mod restore;
 
 pub use change::{ConflictingGuard, Error, IrreversibleReason, PermissionDeniedReason};
-pub use drop::DropError;
+pub use drop::{CannotKeepReason, DropError};
 pub(crate) use errno::no_effect_error;
 pub use lookup::LookupError;
 pub use restore::{RestoreError, Unrestored};

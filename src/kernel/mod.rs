@@ -4,6 +4,7 @@ pub(crate) mod accounts;
 pub(crate) mod mismatch;
 pub(crate) mod namespace;
 pub(crate) mod read;
+pub(crate) mod root;
 pub(crate) mod set;
 pub(crate) mod signals;
 pub(crate) mod task_dir;

@@ -153,6 +153,12 @@ pub(crate) fn has_no_new_privs() -> Result<bool, Error> {
         .map_err(|error| Error::read_failed("prctl(PR_GET_NO_NEW_PRIVS)", errno(error)))
 }
 
+/// Whether leaving user 0 would leave the permitted set (`PR_GET_KEEPCAPS`).
+pub(crate) fn keeps_capabilities() -> Result<bool, Error> {
+    rustix::thread::get_keep_capabilities()
+        .map_err(|error| Error::read_failed("prctl(PR_GET_KEEPCAPS)", errno(error)))
+}
+
 pub(crate) fn read_securebits() -> Result<CapabilitiesSecureBits, Error> {
     rustix::thread::capabilities_secure_bits()
         .map_err(|error| Error::read_failed("prctl(PR_GET_SECUREBITS)", errno(error)))

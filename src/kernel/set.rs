@@ -3,6 +3,8 @@
 //! No call is trusted to have had an effect: a seccomp filter can fake success. The callers read
 //! back what they set.
 
+use std::os::fd::BorrowedFd;
+
 use nix::errno::Errno;
 use nix::unistd;
 use rustix::process::Signal;
@@ -141,4 +143,19 @@ pub(crate) fn drop_from_bounding_set(capability: CapabilitySet) -> Result<(), Er
 /// `prctl(PR_SET_NO_NEW_PRIVS)` of the calling thread.
 pub(crate) fn set_no_new_privs() -> Result<(), Errno> {
     rustix::thread::set_no_new_privs(true).map_err(errno)
+}
+
+/// `prctl(PR_SET_KEEPCAPS)` of the calling thread: whether leaving user 0 leaves the permitted set.
+pub(crate) fn set_keep_capabilities(keep: bool) -> Result<(), Errno> {
+    rustix::thread::set_keep_capabilities(keep).map_err(errno)
+}
+
+/// `fchdir(2)` of the calling thread and of those that share its directories (`CLONE_FS`).
+pub(crate) fn change_directory(directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::process::fchdir(directory).map_err(errno)
+}
+
+/// `chroot(2)` to the working directory, of the same threads.
+pub(crate) fn change_root_to_working_directory() -> Result<(), Errno> {
+    rustix::process::chroot(c".").map_err(errno)
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use procfs::process::{Stat, Status};
@@ -18,6 +19,9 @@ const PF_KERNEL_WORKER: u32 = 0x10 | 0x4000;
 
 /// A thread that is ending and will not return to user space.
 const PF_EXITING: u32 = 0x4;
+
+/// How long to wait for a descriptor if all are used up.
+const DESCRIPTOR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A directory entry: the thread's id, and the number of its inode, which no other thread with this
 /// id has.
@@ -42,7 +46,7 @@ pub(crate) struct TaskDir {
     device: u64,
     /// The process that it shows: not that of a forked child.
     process: u32,
-    /// Closed to open a file if all descriptors are used up.
+    /// A reserved descriptor: closed to open a file if all descriptors are used up.
     spare: RefCell<Option<OwnedFd>>,
     entries: RefCell<Vec<MaybeUninit<u8>>>,
 }
@@ -54,10 +58,11 @@ impl TaskDir {
 
     /// Opens the directory of the calling process, a forked child of the one that this shows.
     ///
-    /// The path leads out of a `chroot` that was entered meanwhile.
+    /// The path leads out of a `chroot` that was entered meanwhile. It ends at the parent's directory,
+    /// which is gone if the parent has ended.
     pub(crate) fn of_forked_child(&self) -> io::Result<Self> {
         self.spare.take();
-        Self::open_at(self.directory.as_fd(), "../../self/task")
+        Self::open_at(self.directory.as_fd(), "../../self/task").or_else(|_| Self::open())
     }
 
     fn open_at(base: BorrowedFd<'_>, path: &str) -> io::Result<Self> {
@@ -71,13 +76,18 @@ impl TaskDir {
             reason = "not 64 bits wide on every target"
         )]
         let device = device.into();
-        Ok(TaskDir {
+        let spare = Some(directory.try_clone()?);
+        let tasks = TaskDir {
             directory,
             device,
             process,
-            spare: RefCell::default(),
+            spare: RefCell::new(spare),
             entries: RefCell::default(),
-        })
+        };
+        // Not the directory of another process, mounted there.
+        let path = current_tid().to_string();
+        rustix::fs::statat(&tasks.directory, path, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(tasks)
     }
 
     /// Returns whether this shows the threads of the calling process: not in a forked child.
@@ -85,9 +95,9 @@ impl TaskDir {
         self.process == std::process::id()
     }
 
-    /// Reserves a descriptor, for files that have to be read although all are used up by then.
-    pub(crate) fn reserve(&self) {
-        self.spare.replace(self.directory.try_clone().ok());
+    /// Returns the open directory, for the other files of a thread.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
     /// Returns the number of threads, ending ones included (`st_nlink`; proc_task_getattr in
@@ -135,9 +145,7 @@ impl TaskDir {
             Ok(stat) => {
                 let (device, inode): (u64, u64) = (stat.st_dev.into(), stat.st_ino.into());
                 if device != self.device {
-                    return Err(io::Error::other(
-                        "something is mounted over a thread's directory",
-                    ));
+                    return Err(mounted_over());
                 }
                 if inode != key.inode {
                     return Ok(Looked::Gone);
@@ -161,9 +169,7 @@ impl TaskDir {
         };
         let status = Status::from_buf_read(text.as_bytes()).map_err(parse_error)?;
         if status.pid.unsigned_abs() != key.thread_id {
-            return Err(io::Error::other(
-                "/proc shows a thread under another thread's number",
-            ));
+            return Err(other_thread_shown());
         }
         Ok(if status.state.starts_with(['Z', 'X']) {
             Looked::Gone
@@ -179,6 +185,9 @@ impl TaskDir {
             text => text?,
         };
         let stat = Stat::from_read(text.as_bytes()).map_err(parse_error)?;
+        if stat.pid.unsigned_abs() != key.thread_id {
+            return Err(other_thread_shown());
+        }
         let is_ending = stat.flags & PF_EXITING != 0 || ['Z', 'X'].contains(&stat.state);
         Ok(Some(stat.flags).filter(|_| !is_ending))
     }
@@ -195,20 +204,29 @@ impl TaskDir {
         let path = format!("{thread_id}/{file}");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(&self.directory, &*path, flags, Mode::empty());
+        let started = Instant::now();
         let mut borrowed_spare = false;
-        let file = match open() {
-            Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
-                borrowed_spare = self.spare.take().is_some();
-                open()
+        let file = loop {
+            match open() {
+                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)
+                    if started.elapsed() < DESCRIPTOR_TIMEOUT =>
+                {
+                    // Another thread might take the descriptor first.
+                    if self.spare.take().is_some() {
+                        borrowed_spare = true;
+                    } else {
+                        std::thread::sleep(Duration::from_micros(50));
+                    }
+                }
+                opened => break opened?,
             }
-            opened => opened,
-        }?;
+        };
         // Not a file that was mounted there.
         expect_procfs(&file)?;
         let text = read_record(&file)?;
         drop(file);
         if borrowed_spare {
-            self.reserve();
+            self.spare.replace(self.directory.try_clone().ok());
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
@@ -250,6 +268,14 @@ pub(super) fn has_exited(error: &io::Error) -> bool {
     // ESRCH: the file was opened before the thread ended.
     let errno = error.raw_os_error();
     errno == Some(Errno::ENOENT as i32) || errno == Some(Errno::ESRCH as i32)
+}
+
+pub(super) fn mounted_over() -> io::Error {
+    io::Error::other("something is mounted over a thread's directory")
+}
+
+fn other_thread_shown() -> io::Error {
+    io::Error::other("/proc shows a thread under another thread's number")
 }
 
 fn parse_error(error: ProcError) -> io::Error {

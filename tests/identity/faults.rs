@@ -233,9 +233,13 @@ fn with_the_capability() {
             operation,
         });
     }
-    // The one road with several threads that hold the capability.
+    // The one road with several threads that hold the capability. They have no_new_privs already.
+    let flagged = Setting {
+        enter: kernel::set_no_new_privs,
+        ..setting.clone()
+    };
     table.walk(&Row {
-        setting: &setting,
+        setting: &flagged,
         siblings: 2,
         scope: Scope::Process,
         operation: TO_ANOTHER_USER,
@@ -297,7 +301,7 @@ fn of_a_set_group_id_program() {
         }
     }
     let by_guards = ["setresgid", "setfsgid", "setfsgid(-1)", "PR_SET_PDEATHSIG"];
-    let by_drops = ["setgid", "setgroups", "PR_SET_NO_NEW_PRIVS"];
+    let by_drops = ["setgid", "setgroups", "capset", "PR_SET_NO_NEW_PRIVS"];
     let in_process = [&by_guards[..], &by_drops, &OF_THREADS].concat();
     table.finish(&by_guards, &in_process);
 }

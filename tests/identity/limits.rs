@@ -30,6 +30,7 @@ use privilege_guard::{
 };
 
 pub const CASES: &[Case] = cases![
+    Root: a_chroot_of_user_0_can_be_left,
     Setgid: an_open_descriptor_stays_open,
     Setgid: a_process_started_under_a_guard_keeps_the_group,
     Setgid: a_thread_started_under_a_thread_guard_keeps_the_group,
@@ -1426,11 +1427,17 @@ fn an_executed_file_gives_what_it_gives() {
     let to_33 = || PermanentDrop::to_group(33).user(1234);
     assert_eq!(group_after(to_33()).code(), Some(50));
     assert_eq!(group_after(to_33().no_new_privs()).code(), Some(33));
-    // What the other threads execute, that flag does not concern.
+    // A call cannot set the flag of another thread, so that a program which this one executes would get the group.
     let by_another = kernel::in_child(|| {
         start();
         let worker = Worker::start();
-        to_33().no_new_privs().apply().unwrap();
+        let refused = to_33().no_new_privs().apply();
+        assert!(
+            matches!(refused, Err(DropError::NoNewPrivs { .. })),
+            "{refused:?}"
+        );
+        to_33().apply().unwrap();
+        kernel::set_no_new_privs();
         assert_eq!(executed(&program), 33);
         worker.does(move || executed(&program))
     });
@@ -1445,4 +1452,31 @@ fn executed(program: &Path) -> i32 {
         .env(GROUP, "")
         .env("TMPDIR", "/tmp");
     child.status().unwrap().code().unwrap()
+}
+
+/// By a second `chroot`, with the working directory outside; and by a descriptor of a directory outside, whoever has it.
+fn a_chroot_of_user_0_can_be_left() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("below")).unwrap();
+    let outside = std::fs::File::open("/usr").unwrap();
+    let sees_outside = || {
+        let flags = rustix::fs::OFlags::PATH;
+        rustix::fs::openat(&outside, "bin", flags, rustix::fs::Mode::empty()).is_ok()
+    };
+    let escapes = || {
+        rustix::process::chroot("below").is_ok()
+            && std::env::set_current_dir("../../..").is_ok()
+            && Path::new("usr").exists()
+    };
+    kernel::passes_in_child(|| {
+        start();
+        PermanentDrop::to_group(33).chroot(&folder).apply().unwrap();
+        assert!(sees_outside() && escapes());
+    });
+    kernel::passes_in_child(|| {
+        start();
+        let drop = PermanentDrop::to_group(33).user(1234).chroot(&folder);
+        drop.apply().unwrap();
+        assert!(sees_outside() && !escapes());
+    });
 }

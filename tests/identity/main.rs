@@ -26,6 +26,7 @@ mod model;
 mod nesting;
 mod own_code;
 mod permanent;
+mod permanent_daemon;
 mod porting;
 mod readme;
 mod refusals;
@@ -38,7 +39,7 @@ mod user_warnings;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 29] = [
+const MODULES: [&[common::Case]; 30] = [
     all_threads::CASES,
     audit::CASES,
     diagnostics::CASES,
@@ -57,6 +58,7 @@ const MODULES: [&[common::Case]; 29] = [
     nesting::CASES,
     own_code::CASES,
     permanent::CASES,
+    permanent_daemon::CASES,
     porting::CASES,
     readme::CASES,
     refusals::CASES,

@@ -149,11 +149,8 @@ fn with_keep_caps() {
     start();
     kernel::keep_capabilities();
     let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
-    assert!(report.other_capabilities);
-    assert_eq!(
-        kernel::capabilities().permitted & (CAP_SETGID | CAP_SETUID | CAP_SETPCAP),
-        0
-    );
+    assert!(!report.other_capabilities);
+    assert_eq!(kernel::capabilities().permitted, 0);
     holds(&report, &[], &ALONE());
 }
 
@@ -312,7 +309,7 @@ fn an_ordinary_process_gives_up_nothing() {
 fn other_threads_holding_the_capability_are_in_the_way() {
     // The filesystem id of other threads comes back as their effective one.
     kernel::start_from([0, 7, 8, 7], &[0, 7, 8]);
-    let _siblings = Siblings::start(2);
+    let siblings = Siblings::start(2);
     for drop in [
         PermanentDrop::to_group(33),
         PermanentDrop::to_group(33).user(0),
@@ -326,11 +323,17 @@ fn other_threads_holding_the_capability_are_in_the_way() {
         refused(|| GroupGuard::assume(33)?.drop_permanently()),
         DropError::Multithreaded { threads: 3 }
     ));
+    // Leaving user 0 would not clear the inheritable set of a thread that starts now.
     inherit_setgid();
+    let inheriting = Sibling::start();
     assert!(matches!(
         refused(|| PermanentDrop::to_group(33).user(1234).apply()),
-        DropError::Multithreaded { threads: 3 }
+        DropError::Multithreaded { threads: 4 }
     ));
+    drop(inheriting);
+    // That of the calling thread is emptied.
+    let report = PermanentDrop::to_group(33).user(1234).apply().unwrap();
+    holds(&report, &[], &siblings);
 }
 
 fn a_capability_that_is_not_effective_is_in_the_way() {
@@ -486,7 +489,8 @@ fn other_supplementary_groups_need_the_capability() {
     groups.push(1004);
     let error = refused(|| PermanentDrop::to_group(own).supplementary(groups).apply());
     assert!(
-        matches!(error, DropError::Change(Error::NotPermitted { .. })),
+        matches!(error, DropError::SupplementaryDiffer { .. })
+            && error.to_string().contains(".accept_supplementary()"),
         "{error}"
     );
 }
@@ -842,6 +846,6 @@ fn the_report_is_one_line_for_a_log() {
         .unwrap();
     assert_eq!(
         report.to_string(),
-        "permanently group 33, user 1234; supplementary groups: 1004 1005; threads verified: 1; attempts to regain refused: 25; no CAP_SETGID; no_new_privs"
+        "permanently group 33, user 1234; supplementary groups: 1004 1005; threads verified: 1; attempts to regain refused: 33; capabilities: none; no_new_privs"
     );
 }

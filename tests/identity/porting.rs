@@ -12,7 +12,9 @@ use crate::common::kernel::{self, CAP_SETGID, Ids};
 use crate::common::sandbox::{self, Answer};
 use crate::common::{self, Case};
 use nix::unistd;
-use privilege_guard::{Error, GroupChange, GroupGuard, PermanentDrop, RestoreError, Thread};
+use privilege_guard::{
+    CapabilitySet, Error, GroupChange, GroupGuard, Identity, PermanentDrop, RestoreError, Thread,
+};
 
 pub const CASES: &[Case] = cases![
     Setgid: never_taken_back,
@@ -44,6 +46,12 @@ pub const CASES: &[Case] = cases![
     Setgid: one_inside_another,
     Setgid: way_back_is_fatal,
     Setgid: drop_could_be_taken_back,
+    Root: started_as_the_account,
+    Setgid: a_capability_is_needed_afterwards,
+    Root: a_new_root_and_a_refused_setuid,
+    Setgid: daemonize_leaves_the_groups,
+    Root: daemonize_leaves_the_working_directory,
+    Setgid: daemonize_with_a_refused_setuid,
 ];
 
 /// Each in a process of its own, from these ids.
@@ -778,4 +786,143 @@ fn drop_could_be_taken_back() {
             "{line}"
         );
     });
+}
+
+/// the program has been started as the account
+fn started_as_the_account() {
+    let theirs = || {
+        kernel::become_user(1234, 1001);
+        assert_eq!(
+            privdrop(Some(1001), Some(1234)),
+            Err(nix::errno::Errno::EPERM)
+        );
+    };
+    let ours = || {
+        kernel::become_user(1234, 1001);
+        PermanentDrop::to(&Identity::new(1234, 1001))
+            .apply()
+            .unwrap();
+    };
+    theirs_and_ours([0; 4], theirs, ours);
+}
+
+/// a low port is bound after the drop
+fn a_capability_is_needed_afterwards() {
+    let theirs = || {
+        privdrop(Some(1001), Some(1234)).unwrap();
+        assert_eq!(kernel::capabilities().permitted, 0);
+    };
+    let ours = || {
+        PermanentDrop::to(&Identity::new(1234, 1001))
+            .keep_capabilities(CapabilitySet::NET_BIND_SERVICE)
+            .apply()
+            .unwrap();
+        assert_eq!(kernel::capabilities().effective, 1 << 10);
+    };
+    theirs_and_ours([0; 4], theirs, ours);
+}
+
+fn chroot(path: &std::path::Path) {
+    rustix::process::chroot(path).unwrap();
+}
+
+/// A folder that is to be the root, with a file beside it.
+fn new_root() -> std::path::PathBuf {
+    let root = std::env::temp_dir().join("root");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(std::env::temp_dir().join("secret"), "").unwrap();
+    root
+}
+
+/// `chroot` is given, and `setuid` is refused
+fn a_new_root_and_a_refused_setuid() {
+    let root = new_root();
+    let refuse = || {
+        for call in [calls::SYS_setuid, calls::SYS_setresuid] {
+            sandbox::refuse(call, &[(0, 1234)]);
+        }
+    };
+    let theirs = || {
+        refuse();
+        std::env::set_current_dir(&root).unwrap();
+        chroot(&root);
+        std::env::set_current_dir("/").unwrap();
+        privdrop(Some(1001), Some(1234)).unwrap_err();
+        is([1001; 4]);
+        assert!(!std::path::Path::new("/usr").exists());
+    };
+    let ours = || {
+        refuse();
+        let before = kernel::all_threads();
+        let drop = PermanentDrop::to(&Identity::new(1234, 1001)).chroot(&root);
+        drop.apply().unwrap_err();
+        assert_eq!(kernel::all_threads(), before);
+    };
+    theirs_and_ours([0; 4], theirs, ours);
+}
+
+/// In the order of `daemonize`.
+fn daemonize(root: Option<&std::path::Path>, group: u32, user: u32) -> nix::Result<()> {
+    root.into_iter().for_each(chroot);
+    unistd::setgid(group.into())?;
+    unistd::setuid(user.into())
+}
+
+/// `.user(..)` and `.group(..)` are given to a process with root's groups
+fn daemonize_leaves_the_groups() {
+    let start = || kernel::start_from([0; 4], &[0, 7]);
+    let theirs = || {
+        start();
+        daemonize(None, 1001, 1234).unwrap();
+        assert_eq!(kernel::identity().groups, [0, 7]);
+    };
+    let ours = || {
+        start();
+        PermanentDrop::to(&Identity::new(1234, 1001))
+            .apply()
+            .unwrap();
+        assert_eq!(kernel::identity().groups, [0u32; 0]);
+    };
+    theirs_and_ours([0; 4], theirs, ours);
+}
+
+/// `.chroot(..)` is given, and the working directory is outside
+fn daemonize_leaves_the_working_directory() {
+    let root = new_root();
+    std::fs::set_permissions(
+        std::env::temp_dir().join("secret"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o644),
+    )
+    .unwrap();
+    let start = || std::env::set_current_dir(std::env::temp_dir()).unwrap();
+    let theirs = || {
+        start();
+        daemonize(Some(&root), 1001, 1234).unwrap();
+        assert!(std::fs::File::open("secret").is_ok());
+    };
+    let ours = || {
+        start();
+        let drop = PermanentDrop::to(&Identity::new(1234, 1001)).chroot(&root);
+        drop.apply().unwrap();
+        assert!(std::fs::File::open("secret").is_err());
+        assert!(std::fs::File::open("../secret").is_err());
+    };
+    theirs_and_ours([0; 4], theirs, ours);
+}
+
+/// `setuid` is refused
+fn daemonize_with_a_refused_setuid() {
+    let theirs = || {
+        sandbox::refuse(calls::SYS_setuid, &[(0, 1234)]);
+        daemonize(None, 1001, 1234).unwrap_err();
+        is([1001; 4]);
+    };
+    let ours = || {
+        sandbox::refuse(calls::SYS_setresuid, &[(0, 1234)]);
+        PermanentDrop::to(&Identity::new(1234, 1001))
+            .apply()
+            .unwrap_err();
+        is([3; 4]);
+    };
+    theirs_and_ours([3; 4], theirs, ours);
 }

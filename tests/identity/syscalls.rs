@@ -47,8 +47,8 @@ const TRACED: &str = "PRIVILEGE_GUARD_TRACED";
 
 /// It opens /proc/self/task, and counts the threads before the change, after it, and after the restore.
 /// `getpid` tells a forked child, whose threads that directory does not show.
-const PROCESS_GUARD: &str = "gettid openat fstatfs fstat getpid getresgid setfsgid prctl fstat \
-                             setresgid getegid fstat setresgid getegid getpid fstat close";
+const PROCESS_GUARD: &str = "gettid openat fstatfs fstat getpid gettid newfstatat getresgid setfsgid prctl fstat \
+                             setresgid getegid fstat setresgid getegid getpid fstat close close";
 
 /// The capability sets and the securebits are read too, and at the end whether the sets are what they were.
 const USER_GUARD_ON_A_THREAD: &str =
@@ -138,9 +138,8 @@ fn with_supplementary_groups() {
 }
 
 fn without_supplementary_groups_in_the_process() {
-    // The last of them closes the descriptor that is kept for the check after the restore.
     makes(
-        "gettid openat fstatfs fstat getpid getresgid setfsgid getgroups getgroups prctl fstat \
+        "gettid openat fstatfs fstat getpid gettid newfstatat getresgid setfsgid getgroups getgroups prctl fstat \
          setgroups getgroups getgroups setresgid getegid fstat setresgid getegid setgroups getgroups getgroups \
          getpid fstat close close",
         || {
@@ -192,8 +191,8 @@ fn user_guard_of_real_and_effective_on_a_thread() {
 
 fn user_guard_in_the_process() {
     makes(
-        "gettid openat fstatfs fstat getpid getresuid setfsuid capget prctl prctl fstat setresuid geteuid fstat \
-         setresuid geteuid capget getpid fstat close",
+        "gettid openat fstatfs fstat getpid gettid newfstatat getresuid setfsuid capget prctl prctl fstat setresuid geteuid fstat \
+         setresuid geteuid capget getpid fstat close close",
         || warm_then(|| drop(UserGuard::assume_effective(1000).unwrap())),
     );
 }
@@ -292,7 +291,7 @@ fn identity_guard_of_real_and_effective_on_a_thread() {
 
 fn identity_guard_in_the_process() {
     makes(
-        "gettid openat fstatfs fstat getpid getresuid setfsuid getresgid setfsgid capget prctl getgroups getgroups prctl fstat \
+        "gettid openat fstatfs fstat getpid gettid newfstatat getresuid setfsuid getresgid setfsgid capget prctl getgroups getgroups prctl fstat \
          setgroups getgroups getgroups setresgid getegid setresuid geteuid fstat \
          setresuid geteuid setresgid getegid setgroups getgroups getgroups capget getpid fstat close close",
         || {

@@ -1,4 +1,4 @@
-//! Every way back to an old group that a process has by its own powers.
+//! Every way back to an old identity that a process has by its own powers.
 
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,34 +9,66 @@ use super::kernel::{self, CAP_SETGID, Capabilities};
 /// Asks an executed child to try these ids, and to report by its exit code.
 const CHILD: &str = "PRIVILEGE_GUARD_ATTACK";
 
+/// What nobody may get again.
+#[derive(Clone, Debug, Default)]
+pub struct Old {
+    pub groups: Vec<u32>,
+    /// After a drop to another user: the old users, all capabilities but those kept (a mask), and the old root.
+    pub users: Option<Vec<u32>>,
+    pub kept: u64,
+}
+
+impl Old {
+    pub fn groups(groups: &[u32]) -> Self {
+        Old {
+            groups: groups.to_vec(),
+            ..Old::default()
+        }
+    }
+
+    fn encoded(&self) -> String {
+        let list = |ids: &[u32]| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let users = self.users.as_deref().map_or("-".into(), list);
+        format!("{};{users}", list(&self.groups))
+    }
+
+    /// What is kept, a program that is executed is not given.
+    fn decoded(text: &str) -> Self {
+        let (groups, users) = text.split_once(';').expect("two lists");
+        let list = |ids: &str| -> Vec<u32> {
+            let ids = ids.split(',').filter(|id| !id.is_empty());
+            ids.map(|id| id.parse().expect("an id")).collect()
+        };
+        Old {
+            groups: list(groups),
+            users: (users != "-").then(|| list(users)),
+            kept: 0,
+        }
+    }
+}
+
 /// Where this process is the executed child, tries and exits.
 pub fn run_if_child() {
-    let Ok(ids) = std::env::var(CHILD) else {
+    let Ok(old) = std::env::var(CHILD) else {
         return;
     };
-    let old: Vec<u32> = ids
-        .split(',')
-        .map(|id| id.parse().expect("an id"))
-        .collect();
-    let ways = on_this_thread(&old);
+    let ways = on_this_thread(&Old::decoded(&old));
     for way in &ways {
         eprintln!("in an executed child: {way}");
     }
     std::process::exit(i32::from(!ways.is_empty()));
 }
 
-/// The ways that worked, tried on the calling thread, in a forked child and in an executed one.
+/// The ways to these groups that worked, tried on the calling thread, in a forked child and in an executed one.
 pub fn ways_back(old: &[u32]) -> Vec<String> {
-    let mut ways = on_this_thread(old);
-    if !kernel::in_child(|| i32::from(!on_this_thread(old).is_empty())).success() {
-        ways.push("in a forked child".into());
-    }
-    if !kernel::in_child(|| i32::from(maps_old_id(old))).success() {
-        ways.push("by a user namespace of its own".into());
-    }
-    let ids: Vec<String> = old.iter().map(u32::to_string).collect();
+    all_ways_back(&Old::groups(old))
+}
+
+/// The ways that worked, tried on the calling thread, in a forked child and in an executed one.
+pub fn all_ways_back(old: &Old) -> Vec<String> {
+    let mut ways = ways_back_without_exec(old);
     let child = Command::new("/proc/self/exe")
-        .env(CHILD, ids.join(","))
+        .env(CHILD, old.encoded())
         .status()
         .expect("this binary again");
     if !child.success() {
@@ -45,7 +77,19 @@ pub fn ways_back(old: &[u32]) -> Vec<String> {
     ways
 }
 
-fn on_this_thread(old: &[u32]) -> Vec<String> {
+/// The same without `/proc`.
+pub fn ways_back_without_exec(old: &Old) -> Vec<String> {
+    let mut ways = on_this_thread(old);
+    if !kernel::in_child(|| i32::from(!on_this_thread(old).is_empty())).success() {
+        ways.push("in a forked child".into());
+    }
+    if !kernel::in_child(|| i32::from(maps_old_id(old))).success() {
+        ways.push("by a user namespace of its own".into());
+    }
+    ways
+}
+
+fn on_this_thread(old: &Old) -> Vec<String> {
     let mut ways = by_calls(old, "");
     // Raising what is permitted, and asking for what is not.
     let held = kernel::capabilities();
@@ -69,10 +113,78 @@ fn on_this_thread(old: &[u32]) -> Vec<String> {
     ways
 }
 
-fn by_calls(old: &[u32], before: &str) -> Vec<String> {
+fn by_calls(old: &Old, before: &str) -> Vec<String> {
+    let mut ways = by_group_calls(&old.groups);
+    if let Some(users) = &old.users {
+        ways.extend(by_user_calls(users));
+        ways.extend(by_capability_calls(old.kept));
+        // SAFETY: a valid C string.
+        if unsafe { libc::chroot(c"/".as_ptr()) } == 0 {
+            ways.push("chroot".into());
+        }
+    }
+    ways.into_iter()
+        .map(|way| format!("{before}{way}"))
+        .collect()
+}
+
+fn by_user_calls(old: &[u32]) -> Vec<String> {
     let mut ways = Vec::new();
-    let mut tried =
-        |what: String, worked: bool| ways.extend(worked.then(|| format!("{before}{what}")));
+    let mut tried = |what: String, worked: bool| ways.extend(worked.then_some(what));
+    for &id in old {
+        let some = Some(id);
+        for (real, effective, saved) in [
+            (some, None, None),
+            (None, some, None),
+            (None, None, some),
+            (some, some, some),
+        ] {
+            tried(
+                format!("setresuid({real:?}, {effective:?}, {saved:?})"),
+                kernel::raw_setresuid(real, effective, saved).is_ok(),
+            );
+        }
+        for (real, effective) in [(some, None), (None, some), (some, some)] {
+            tried(
+                format!("setreuid({real:?}, {effective:?})"),
+                kernel::raw_setreuid(real, effective).is_ok(),
+            );
+        }
+        tried(format!("setuid({id})"), kernel::raw_setuid(id).is_ok());
+        tried(format!("setfsuid({id})"), kernel::raw_setfsuid(id));
+    }
+    ways
+}
+
+/// Tries to put each capability that is not kept into each set, and looks at the sets.
+fn by_capability_calls(kept: u64) -> Vec<String> {
+    let mut ways = Vec::new();
+    for bit in (0..64).filter(|bit| kept >> bit & 1 == 0) {
+        let (held, bit) = (kernel::capabilities(), 1u64 << bit);
+        try_capabilities(Capabilities {
+            effective: held.effective | bit,
+            permitted: held.permitted | bit,
+            ..held
+        });
+        try_capabilities(Capabilities {
+            inheritable: held.inheritable | bit,
+            ..held
+        });
+        if kernel::raise_ambient(bit) {
+            ways.push(format!("ambient capability {bit:#x}"));
+        }
+    }
+    let held = kernel::capabilities();
+    let others = (held.effective | held.permitted | held.inheritable) & !kept;
+    if others != 0 {
+        ways.push(format!("capabilities {others:#x}"));
+    }
+    ways
+}
+
+fn by_group_calls(old: &[u32]) -> Vec<String> {
+    let mut ways = Vec::new();
+    let mut tried = |what: String, worked: bool| ways.extend(worked.then_some(what));
     for &id in old {
         let some = Some(id);
         for (real, effective, saved) in [
@@ -118,21 +230,28 @@ fn try_capabilities(sets: Capabilities) {
 }
 
 /// Whether an old id can be mapped, and so had, in a new user namespace.
-fn maps_old_id(old: &[u32]) -> bool {
+fn maps_old_id(old: &Old) -> bool {
     // SAFETY: a flag only, in a process of one thread.
     if unsafe { libc::unshare(libc::CLONE_NEWUSER) } != 0 {
         return false;
     }
     _ = std::fs::write("/proc/self/setgroups", "deny");
-    old.iter()
-        .any(|id| std::fs::write("/proc/self/gid_map", format!("{id} {id} 1")).is_ok())
+    let maps = |file: &str, ids: &[u32]| {
+        let map = |id: &u32| std::fs::write(file, format!("{id} {id} 1")).is_ok();
+        ids.iter().any(map)
+    };
+    maps("/proc/self/gid_map", &old.groups)
+        || maps(
+            "/proc/self/uid_map",
+            old.users.as_deref().unwrap_or_default(),
+        )
 }
 
 /// Threads that live through a drop, and then attack too.
 pub struct Siblings(Vec<Sibling>);
 
 struct Sibling {
-    ask: Sender<Vec<u32>>,
+    ask: Sender<Old>,
     answers: Receiver<Vec<String>>,
     _thread: JoinHandle<()>,
 }
@@ -140,7 +259,7 @@ struct Sibling {
 impl Siblings {
     pub fn start(number: usize) -> Self {
         let threads = (0..number).map(|_| {
-            let (ask, asked) = channel::<Vec<u32>>();
+            let (ask, asked) = channel::<Old>();
             let (answer, answers) = channel();
             let thread = std::thread::spawn(move || {
                 // Until the asker is gone.
@@ -158,8 +277,12 @@ impl Siblings {
     }
 
     pub fn ways_back(&self, old: &[u32]) -> Vec<String> {
+        self.all_ways_back(&Old::groups(old))
+    }
+
+    pub fn all_ways_back(&self, old: &Old) -> Vec<String> {
         let attack = |sibling: &Sibling| {
-            sibling.ask.send(old.to_vec()).expect("the thread lives");
+            sibling.ask.send(old.clone()).expect("the thread lives");
             sibling.answers.recv().expect("it answers")
         };
         self.0.iter().flat_map(attack).collect()

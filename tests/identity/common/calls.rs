@@ -6,7 +6,7 @@
 #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
 pub use libc::{
     SYS_getgroups, SYS_getresgid, SYS_getresuid, SYS_setfsgid, SYS_setfsuid, SYS_setgid,
-    SYS_setgroups, SYS_setregid, SYS_setresgid, SYS_setresuid, SYS_setuid,
+    SYS_setgroups, SYS_setregid, SYS_setresgid, SYS_setresuid, SYS_setreuid, SYS_setuid,
 };
 
 #[cfg(any(target_arch = "x86", target_arch = "arm"))]
@@ -15,5 +15,5 @@ pub use libc::{
     SYS_getresuid32 as SYS_getresuid, SYS_setfsgid32 as SYS_setfsgid,
     SYS_setfsuid32 as SYS_setfsuid, SYS_setgid32 as SYS_setgid, SYS_setgroups32 as SYS_setgroups,
     SYS_setregid32 as SYS_setregid, SYS_setresgid32 as SYS_setresgid,
-    SYS_setresuid32 as SYS_setresuid, SYS_setuid32 as SYS_setuid,
+    SYS_setresuid32 as SYS_setresuid, SYS_setreuid32 as SYS_setreuid, SYS_setuid32 as SYS_setuid,
 };

@@ -192,6 +192,20 @@ pub fn raw_setresuid(
     .map(drop)
 }
 
+pub fn raw_setreuid(real: Option<u32>, effective: Option<u32>) -> Result<(), i32> {
+    call(calls::SYS_setreuid, [arg(real), arg(effective), 0]).map(drop)
+}
+
+pub fn raw_setuid(uid: u32) -> Result<(), i32> {
+    call(calls::SYS_setuid, [arg(Some(uid)), 0, 0]).map(drop)
+}
+
+/// Whether it took effect; the call itself does not say.
+pub fn raw_setfsuid(uid: u32) -> bool {
+    _ = call(calls::SYS_setfsuid, [arg(Some(uid)), 0, 0]);
+    call(calls::SYS_setfsuid, [arg(None), 0, 0]).expect("setfsuid") as u32 == uid
+}
+
 /// Whether it took effect; the call itself does not say.
 pub fn raw_setfsgid(gid: u32) -> bool {
     _ = call(calls::SYS_setfsgid, [arg(Some(gid)), 0, 0]);
@@ -246,6 +260,8 @@ pub struct ThreadState {
     pub thread: i32,
     pub identity: Identity,
     pub privileges: Privileges,
+    /// The inode and the mount of the root, and of the working directory.
+    pub directories: [(u64, u64); 2],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -267,7 +283,13 @@ impl Privileges {
 
 /// Every thread of this process, the main one first.
 pub fn all_threads() -> Vec<ThreadState> {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("/proc");
+    all_threads_of(std::process::id())
+}
+
+/// Every thread of a process, the main one first.
+pub fn all_threads_of(process: u32) -> Vec<ThreadState> {
+    let folder = format!("/proc/{process}/task");
+    let tasks = std::fs::read_dir(&folder).expect("/proc");
     let name = |task: std::io::Result<std::fs::DirEntry>| {
         task.expect("an entry")
             .file_name()
@@ -277,17 +299,62 @@ pub fn all_threads() -> Vec<ThreadState> {
     let mut threads: Vec<i32> = tasks
         .map(|task| name(task).parse().expect("a thread id"))
         .collect();
-    threads.sort_unstable_by_key(|&thread| (thread.unsigned_abs() != std::process::id(), thread));
-    let state = |thread| ThreadState {
-        thread,
-        identity: identity_of(thread),
-        privileges: privileges_of(thread),
+    threads.sort_unstable_by_key(|&thread| (thread.unsigned_abs() != process, thread));
+    let state = |thread| {
+        let task = format!("{folder}/{thread}");
+        ThreadState {
+            thread,
+            identity: identity_in(&format!("{task}/status")),
+            privileges: privileges_in(&format!("{task}/status")),
+            directories: ["root", "cwd"].map(|link| place(&format!("{task}/{link}"))),
+        }
     };
     threads.into_iter().map(state).collect()
 }
 
-fn privileges_of(thread: i32) -> Privileges {
-    let status = read_to_string(format!("/proc/self/task/{thread}/status")).expect("status");
+/// The inode and the mount of a directory.
+pub fn place(path: &str) -> (u64, u64) {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let found = statx(
+        CWD,
+        path,
+        AtFlags::empty(),
+        StatxFlags::INO | StatxFlags::MNT_ID,
+    );
+    let found = found.expect(path);
+    (found.stx_ino, found.stx_mnt_id)
+}
+
+/// The open descriptors of this process, and what each is of.
+pub fn descriptors() -> Vec<(u32, std::path::PathBuf)> {
+    descriptors_of(std::process::id())
+}
+
+pub fn descriptors_of(process: u32) -> Vec<(u32, std::path::PathBuf)> {
+    let folder = format!("/proc/{process}/fd");
+    let number = |entry: std::io::Result<std::fs::DirEntry>| {
+        let name = entry.expect("an entry").file_name();
+        name.to_str().expect("a number").parse().expect("a number")
+    };
+    let numbers: Vec<u32> = std::fs::read_dir(&folder)
+        .expect("/proc")
+        .map(number)
+        .collect();
+    // That of this reading is closed by now.
+    let of = |number| {
+        Some((
+            number,
+            std::fs::read_link(format!("{folder}/{number}")).ok()?,
+        ))
+    };
+    let mut open: Vec<_> = numbers.into_iter().filter_map(of).collect();
+    open.sort();
+    open
+}
+
+fn privileges_in(path: &str) -> Privileges {
+    let status = std::fs::read(path).expect("status");
+    let status = String::from_utf8_lossy(&status);
     let field = |name: &str| {
         let line = status
             .lines()
@@ -386,6 +453,15 @@ pub fn raise_capabilities(mask: u64) {
     });
 }
 
+/// Raises capabilities (a mask), which have to be permitted and inheritable, in the calling thread's ambient set.
+pub fn raise_ambient(mask: u64) -> bool {
+    let raise = |bit: u32| {
+        // SAFETY: numbers only.
+        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, bit, 0, 0) == 0 }
+    };
+    (0..64).filter(|bit| mask >> bit & 1 == 1).all(raise)
+}
+
 /// `PR_SET_KEEPCAPS`, of the calling thread: leaving user 0 leaves it its permitted capabilities.
 pub fn keep_capabilities() {
     // SAFETY: numbers only.
@@ -466,7 +542,7 @@ pub fn in_child(f: impl FnOnce() -> i32) -> ExitStatus {
 }
 
 /// Returns the child's id.
-fn fork(f: impl FnOnce() -> i32) -> i32 {
+pub fn fork(f: impl FnOnce() -> i32) -> i32 {
     // SAFETY: a case's process has one thread when it forks, or the child does nothing that a lock of another thread could block.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
@@ -478,7 +554,7 @@ fn fork(f: impl FnOnce() -> i32) -> i32 {
     }
 }
 
-fn wait(child: i32) -> ExitStatus {
+pub fn wait(child: i32) -> ExitStatus {
     let mut status = 0;
     // SAFETY: a valid pointer.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
