@@ -5,8 +5,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use tracing::level_filters::LevelFilter;
 
 use crate::change::{Change, GroupChange, IdentityChange, UserChange};
 use crate::engine::applied::{Applied, Kinds, Originals};
@@ -648,10 +650,11 @@ impl<S: Scope> IdentityGuard<S> {
 
 impl<K: GuardKind, S: Scope> Guard<K, S> {
     fn begin(change: Change) -> Result<Self, Error> {
-        let wants_event = wants_event();
-        let begun = Self::begin_without_event(change.clone(), wants_event);
+        let mut waiting = change.clone();
+        let wants_event = wants_event(&mut waiting.wait);
+        let begun = Self::begin_without_event(waiting, wants_event);
         if let Err(error) = &begun {
-            emit_unless_changed(|| event::refused(S::KIND, &change, error));
+            emit_unless_changed(event::REFUSED, || event::refused(S::KIND, &change, error));
         }
         begun
     }
@@ -803,21 +806,29 @@ fn end(key: u64) -> Result<EndOutcome, RestoreError> {
 fn emit_then_finish<T>(emit: impl FnOnce() -> T) -> Option<T> {
     let emitted = catch_unwind(AssertUnwindSafe(emit));
     with_stack(GuardStack::finish_event);
-    emitted.ok()
+    // The payload's destructor is the subscriber's code too, and might panic.
+    emitted.map_err(std::mem::forget).ok()
 }
 
 /// Emits an event, unless a guard is active on this thread or a process guard on another one.
-pub(crate) fn emit_unless_changed(emit: impl FnOnce()) {
-    if event::has_listener() && with_stack(GuardStack::begin_event) == Some(true) {
+pub(crate) fn emit_unless_changed(level: LevelFilter, emit: impl FnOnce()) {
+    let begin = |stack: &mut GuardStack<Applied>| stack.begin_event(Duration::ZERO);
+    if event::has_listener(level) && with_stack(begin) == Some(true) {
         emit_then_finish(emit);
     }
 }
 
 /// Returns whether a subscriber is interested in the end of a guard that begins now.
-fn wants_event() -> bool {
-    event::has_listener()
-        && with_stack(GuardStack::begin_event) == Some(true)
-        && emit_then_finish(event::is_enabled) == Some(true)
+///
+/// It is consulted after a conflicting guard has ended, which takes part of the time to wait.
+fn wants_event(wait: &mut Duration) -> bool {
+    if !event::has_listener(event::ENDED) {
+        return false;
+    }
+    let started = Instant::now();
+    let may_consult = with_stack(|stack| stack.begin_event(*wait)) == Some(true);
+    *wait = wait.saturating_sub(started.elapsed());
+    may_consult && emit_then_finish(event::is_enabled) == Some(true)
 }
 
 /// Sets `errno` back when it is dropped, for code that reads it after a guard has ended.

@@ -477,7 +477,11 @@ fn make_permanent<K: GuardKind>(
 }
 
 fn emit_drop_event(requested: &dyn fmt::Display, result: &Result<DropReport, DropError>) {
-    emit_unless_changed(|| match result {
+    let level = match result {
+        Ok(_) => event::DROPPED,
+        Err(_) => event::REFUSED,
+    };
+    emit_unless_changed(level, || match result {
         Ok(report) => event::dropped(report),
         Err(error) => event::drop_refused(requested, error),
     });

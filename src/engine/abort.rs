@@ -1,9 +1,11 @@
 //! Aborts a process that would otherwise continue under the wrong identity.
 
 use std::fmt::{self, Write};
+use std::io::IoSlice;
 
 use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 /// Writes one line to stderr, if that would not block, and aborts.
 ///
@@ -22,7 +24,25 @@ pub(crate) fn abort_with(reason: &dyn fmt::Display) -> ! {
     // No signal handler may run on this thread under the wrong identity, or end the process in
     // another way (SIGPIPE above all).
     _ = SigSet::all().thread_block();
+    write_unless_blocking(line);
+    std::process::abort()
+}
+
+/// Another thread may fill a pipe at any time, so only a write that is told not to wait is certain
+/// not to. Where there is none (terminals, files), the line is written if it is possible now.
+fn write_unless_blocking(line: &[u8]) {
     let stderr = rustix::stdio::stderr();
+    let at_current_position = u64::MAX;
+    let line_once = [IoSlice::new(line)];
+    let written = pwritev2(
+        stderr,
+        &line_once,
+        at_current_position,
+        ReadWriteFlags::NOWAIT,
+    );
+    if !matches!(written, Err(Errno::OPNOTSUPP | Errno::NOSYS)) {
+        return;
+    }
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     let no_timeout = Timespec {
         tv_sec: 0,
@@ -31,7 +51,6 @@ pub(crate) fn abort_with(reason: &dyn fmt::Display) -> ! {
     if poll(&mut ready, Some(&no_timeout)).is_ok() && ready[0].revents().contains(PollFlags::OUT) {
         _ = rustix::io::write(stderr, line);
     }
-    std::process::abort()
 }
 
 struct LineBuffer {

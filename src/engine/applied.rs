@@ -16,8 +16,10 @@ use crate::identity::sorted;
 use crate::ids::{Gid, GroupIds, Id, Ids, Uid, UserIds};
 use crate::kernel::namespace;
 use crate::kernel::read::{self, current_ids};
+use crate::kernel::signals;
 use crate::kernel::task_dir::TaskDir;
 use crate::plan;
+use crate::plan::SetResArgs;
 use crate::plan::groups::{GroupPlan, SetgidRequired};
 use crate::plan::identity::{GroupNeeds, Order};
 use crate::plan::user_state::{UidMap, UserState};
@@ -47,6 +49,13 @@ impl fmt::Display for Originals {
             _ => write!(f, "user: {}; group: {}", self.user_ids, self.group_ids),
         }
     }
+}
+
+/// Whether ids that were read might be others, which have no mapping in the user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MayHideUnmapped {
+    users: bool,
+    groups: bool,
 }
 
 /// Parts of an identity.
@@ -80,11 +89,13 @@ impl Parts {
 pub(crate) struct Applied {
     pub(super) scope: ScopeKind,
     pub(super) change: Change,
-    /// The change of the outermost of the guards that this one has absorbed, for the event.
-    pub(super) outermost_change: Option<Change>,
+    /// The guards around this one that have ended.
+    pub(super) absorbed: Option<Box<Absorbed>>,
     pub(super) original: Originals,
     /// The capability sets and securebits too, if the change requests a user.
     pub(super) original_user: Option<UserState>,
+    /// Whether original ids might have no mapping. Decided once: a switch or a restore needs no file.
+    pub(super) may_hide_unmapped: MayHideUnmapped,
     pub(super) order: Order,
     pub(super) group_plan: Option<GroupPlan>,
     pub(super) user_plan: Option<UserPlan>,
@@ -97,6 +108,19 @@ pub(crate) struct Applied {
     /// compared with the calling one in these.
     pub(super) changed: Parts,
     /// `None` if no subscriber is interested in the end.
+    pub(super) started_at: Option<Instant>,
+}
+
+/// What ended guards around an active one leave to be restored with it: groups only.
+#[derive(Debug)]
+pub(super) struct Absorbed {
+    /// The outermost change and its original ids, for the event.
+    pub(super) change: Change,
+    pub(super) original: Originals,
+    /// The original group ids, and the call that restores them from those inside the guard.
+    pub(super) group_ids: Option<(GroupIds, SetResArgs<Gid>)>,
+    pub(super) supplementary: Option<Vec<Gid>>,
+    pub(super) signal: ParentDeathSignal,
     pub(super) started_at: Option<Instant>,
 }
 
@@ -145,11 +169,16 @@ impl Applied {
             true => None,
             false => Some(read_user_state(original.user_ids)?),
         };
+        let may_hide_unmapped = MayHideUnmapped {
+            users: namespace::may_hide_unmapped(original.user_ids.to_array().into_iter()),
+            groups: namespace::may_hide_unmapped(original.group_ids.to_array().into_iter()),
+        };
         let mut pending = Applied {
+            may_hide_unmapped,
             scope,
             changed: Parts::default(),
             change,
-            outermost_change: None,
+            absorbed: None,
             original,
             original_user,
             order: Order::GroupsFirst,
@@ -200,12 +229,12 @@ impl Applied {
             }
         };
         let order = match (&users, &self.original_user) {
-            (Some(users), Some(state)) => {
+            (users, Some(state)) => {
                 let needs = GroupNeeds {
                     ids: required,
                     sets_groups: supplementary.is_some(),
                 };
-                plan::identity::order(state, Some(users), needs)
+                plan::identity::order(state, users.as_ref(), needs)
                     .map_err(|refusal| self.refused(reasons::order_refusal(refusal)))?
             }
             _ if required == SetgidRequired::ToRestore && !read::has_effective_setgid()? => {
@@ -221,18 +250,25 @@ impl Applied {
         })
     }
 
+    /// If user 0 is not mapped, no id is 0 and none can become 0, so nothing depends on it.
+    pub(super) fn uid_map(&self) -> UidMap {
+        UidMap {
+            has_zero: true,
+            may_hide_unmapped: self.may_hide_unmapped.users,
+        }
+    }
+
     fn plan_groups(&self) -> Result<(GroupPlan, SetgidRequired), Error> {
         let ids = self.original.group_ids;
-        let may_hide_unmapped = namespace::may_hide_unmapped(ids.to_array().into_iter());
-        plan::groups::plan(ids, self.change.group, may_hide_unmapped)
+        plan::groups::plan(ids, self.change.group, self.may_hide_unmapped.groups)
             .map_err(|_| self.irreversible(IrreversibleReason::Unmapped))
     }
 
-    fn plan_users(&self) -> Result<Option<UserPlan>, Error> {
+    pub(super) fn plan_users(&self) -> Result<Option<UserPlan>, Error> {
         let Some(state) = &self.original_user else {
             return Ok(None);
         };
-        plan::users::plan(state, self.change.user, uid_map(state))
+        plan::users::plan(state, self.change.user, self.uid_map())
             .map_err(|refusal| self.refused(reasons::user_refusal(refusal)))
     }
 
@@ -265,6 +301,15 @@ impl Applied {
         self.signal
             .probe()
             .map_err(|error| self.change_error(error))?;
+        if plan
+            .users
+            .is_some_and(|users| users.restore.raises_effective)
+        {
+            signals::probe().map_err(|os_error| {
+                let call = "rt_sigprocmask";
+                self.change_error(StepError { call, os_error })
+            })?;
+        }
         match plan.users.filter(|users| users.restore.sets_capabilities()) {
             None => Ok(()),
             Some(_) => {
@@ -411,13 +456,4 @@ fn read_user_state(ids: UserIds) -> Result<UserState, Error> {
         ambient: read::read_ambient(sets)?,
         securebits: read::read_securebits()?,
     })
-}
-
-/// If user 0 is not mapped, no id is 0 and none can become 0, so nothing depends on it.
-pub(super) fn uid_map(state: &UserState) -> UidMap {
-    let may_hide_unmapped = namespace::may_hide_unmapped(state.ids.to_array().into_iter());
-    UidMap {
-        has_zero: true,
-        may_hide_unmapped,
-    }
 }

@@ -16,9 +16,14 @@ use crate::scope::ScopeKind;
 
 const TARGET: &str = "privilege_guard";
 
-/// Returns whether any subscriber could be interested in the end of a guard. Runs no code of one.
-pub(crate) fn has_listener() -> bool {
-    LevelFilter::current() >= LevelFilter::DEBUG
+/// The levels of the events.
+pub(crate) const ENDED: LevelFilter = LevelFilter::DEBUG;
+pub(crate) const REFUSED: LevelFilter = LevelFilter::WARN;
+pub(crate) const DROPPED: LevelFilter = LevelFilter::INFO;
+
+/// Returns whether any subscriber could be interested in events of a level. Runs no code of one.
+pub(crate) fn has_listener(level: LevelFilter) -> bool {
+    LevelFilter::current() >= level
 }
 
 /// Returns whether a subscriber is interested in the end of a guard. May run its code.

@@ -51,6 +51,11 @@ pub(crate) fn release(scope: ScopeKind) {
     }
 }
 
+/// Replaces the claim of process scope, which the calling thread holds, with one of thread scope.
+pub(crate) fn downgrade() {
+    EXCLUSION.store(1, Ordering::Release);
+}
+
 /// Replaces the value with `next(value)`. While that is `None`, retries until `wait` is over, and
 /// then returns the conflicting value.
 fn retry(wait: Duration, next: impl Fn(u32) -> Option<u32>) -> Result<u32, u32> {

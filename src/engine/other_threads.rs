@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::thread::CapabilitySet;
 
-use super::applied::{Applied, Originals, Parts, Plan, uid_map};
+use super::applied::{Applied, Originals, Parts, Plan};
 use super::{reasons, steps};
 use crate::error::Error;
 use crate::identity::sorted;
@@ -44,12 +44,12 @@ impl Applied {
         plan: &Plan,
         passes_original: bool,
     ) -> Result<(), Error> {
-        let (Some(state), Some(present)) = (&self.original_user, &self.user_plan) else {
+        let Some(present) = &self.user_plan else {
             return Ok(());
         };
         let check = |other: &OtherThread| match passes_original {
             true => other
-                .after_restore(present, uid_map(state))
+                .after_restore(present, self.uid_map())
                 .map_err(reasons::other_thread)?
                 .iter()
                 .try_for_each(|other| self.check_other_thread(plan, other)),
@@ -93,7 +93,7 @@ impl Applied {
         let (Some(users), Some(state)) = (&plan.users, &self.original_user) else {
             return Ok(());
         };
-        let map = uid_map(state);
+        let map = self.uid_map();
         plan::users::check_other_thread(state, users, other, map).map_err(reasons::other_thread)?;
         let ids = match plan.groups {
             Some(_) => SetgidRequired::ToApply,

@@ -99,6 +99,9 @@ fn execute_steps(applied: &mut Applied, target: &Target) -> Result<Verified, Dro
     if applied.original.kinds.groups {
         old.groups.extend(applied.original.group_ids.to_array());
     }
+    if let Some((original, _)) = applied.absorbed.as_ref().and_then(|outer| outer.group_ids) {
+        old.groups.extend(original.to_array());
+    }
     let supplementary = threads
         .iter()
         .flat_map(|thread| thread.supplementary.iter());

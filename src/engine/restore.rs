@@ -1,18 +1,21 @@
 //! The restore of a change, in the reverse order of its steps.
 
+use std::time::Instant;
+
 use nix::errno::Errno;
 
-use super::applied::Applied;
+use super::applied::{Absorbed, Applied, Originals};
 use super::stack::Restore;
 use super::steps::{self, StepError};
 use super::{event, reasons};
 use crate::error::{RestoreError, Unrestored};
 use crate::identity::sorted;
-use crate::ids::{Gid, Uid};
+use crate::ids::{Gid, GroupIds, Uid};
 use crate::kernel::mismatch::Mismatch;
 use crate::kernel::read;
 use crate::kernel::set::SetIds;
 use crate::kernel::signals::SignalsBlocked;
+use crate::plan::SetResArgs;
 use crate::plan::identity::Order;
 use crate::plan::users::UserPlan;
 use crate::scope::ScopeKind;
@@ -23,42 +26,23 @@ impl Restore for Applied {
     }
 
     fn wants_event(&self) -> bool {
-        self.started_at.is_some()
+        self.started_at().is_some()
     }
 
     fn emit_event(&self) {
         let elapsed = self
-            .started_at
+            .started_at()
             .map(|started| started.elapsed())
             .unwrap_or_default();
-        let change = self.outermost_change.as_ref().unwrap_or(&self.change);
-        event::ended(self.scope, change, &self.original, elapsed);
+        let (change, original) = match &self.absorbed {
+            Some(absorbed) => (&absorbed.change, &absorbed.original),
+            None => (&self.change, &self.original),
+        };
+        event::ended(self.scope, change, original, elapsed);
     }
 
     fn restore(&self) -> Result<(), RestoreError> {
-        // No handler may run with capabilities that the thread did not have.
-        let raises = self
-            .user_plan
-            .is_some_and(|plan| plan.restore.raises_effective);
-        let _blocked = raises.then(SignalsBlocked::new);
-        match self.order {
-            Order::GroupsFirst => {
-                self.restore_users()?;
-                self.restore_groups()?;
-                self.restore_supplementary()?;
-            }
-            Order::UserFirst => {
-                self.restore_groups()?;
-                self.restore_supplementary()?;
-                self.restore_users()?;
-            }
-        }
-        // After all ids: each change of a user id might change the sets again.
-        self.restore_capabilities()?;
-        self.signal
-            .restore()
-            .map_err(refused(Unrestored::ParentDeathSignal))?;
-        self.check_restored_threads()
+        self.restore_to(self.absorbed.as_deref())
     }
 
     fn absorb(&mut self, outer: Self) -> Result<(), Self> {
@@ -66,57 +50,140 @@ impl Restore for Applied {
         if self.user_plan.is_some() || outer.user_plan.is_some() {
             return Err(outer);
         }
-        if let Some(mut plan) = outer.group_plan {
-            self.original.group_ids = outer.original.group_ids;
-            if let Some(inner) = self.group_plan {
-                plan.inside = inner.inside;
-                plan.restore.real = plan.restore.real.or(inner.restore.real);
-                plan.restore.effective = plan.restore.effective.or(inner.restore.effective);
-                plan.restore.saved = plan.restore.saved.or(inner.restore.saved);
-            }
-            self.group_plan = Some(plan);
-            self.signal = outer.signal;
-        }
-        self.original_groups = outer.original_groups.or(self.original_groups.take());
         self.changed = self.changed.union(outer.changed);
         self.tasks = self.tasks.take().or(outer.tasks);
-        self.started_at = outer.started_at;
-        self.outermost_change = Some(outer.outermost_change.unwrap_or(outer.change));
+        let mut absorbed = Absorbed {
+            group_ids: outer
+                .group_plan
+                .map(|plan| (outer.original.group_ids, plan.restore)),
+            change: outer.change,
+            original: outer.original,
+            supplementary: outer.original_groups,
+            signal: outer.signal,
+            started_at: outer.started_at,
+        };
+        if let Some(outermost) = outer.absorbed {
+            absorbed = outermost.around(absorbed);
+        }
+        if let Some(inner) = self.absorbed.take() {
+            absorbed = absorbed.around(*inner);
+        }
+        self.absorbed = Some(Box::new(absorbed));
         Ok(())
     }
 }
 
-impl Applied {
-    fn restore_groups(&self) -> Result<(), RestoreError> {
-        let Some(plan) = &self.group_plan else {
-            return Ok(());
+impl Absorbed {
+    /// Merges with `inner`, which was changed after this.
+    fn around(self, inner: Self) -> Self {
+        let (group_ids, signal) = match (self.group_ids, inner.group_ids) {
+            (Some((original, outer)), Some((_, inner))) => {
+                (Some((original, outer.or(inner))), self.signal)
+            }
+            (Some(outer), None) => (Some(outer), self.signal),
+            (None, group_ids) => (group_ids, inner.signal),
         };
-        let original = self.original.group_ids;
-        let odd_filesystem_id =
-            (original.filesystem != original.effective).then_some(original.filesystem);
-        steps::set_ids(self.scope, plan.restore)
-            .and_then(|()| {
-                odd_filesystem_id
-                    .into_iter()
-                    .for_each(steps::set_filesystem_id);
-                steps::verify_ids(original, plan.inside)
-            })
-            .map_err(|error| {
-                let is_filesystem_id = error.call == Gid::SETFS;
-                refused(match is_filesystem_id {
-                    true => Unrestored::FilesystemGid(original.filesystem),
-                    false => Unrestored::GroupIds(original),
-                })(error)
-            })
+        Absorbed {
+            group_ids,
+            signal,
+            supplementary: self.supplementary.or(inner.supplementary),
+            ..self
+        }
+    }
+}
+
+impl Applied {
+    fn started_at(&self) -> Option<Instant> {
+        match &self.absorbed {
+            Some(absorbed) => absorbed.started_at,
+            None => self.started_at,
+        }
     }
 
-    fn restore_supplementary(&self) -> Result<(), RestoreError> {
-        let Some(groups) = &self.original_groups else {
+    /// Restores the identity before this change, or before the changes that it has absorbed.
+    pub(super) fn restore_to(&self, absorbed: Option<&Absorbed>) -> Result<(), RestoreError> {
+        // No handler may run with capabilities that the thread did not have.
+        let raises = self
+            .user_plan
+            .is_some_and(|plan| plan.restore.raises_effective);
+        let blocked = raises.then(SignalsBlocked::new);
+        let restored = self.restore_steps(absorbed);
+        if restored.is_err() {
+            // The process must end, and may still have these capabilities.
+            std::mem::forget(blocked);
+        }
+        restored
+    }
+
+    fn restore_steps(&self, absorbed: Option<&Absorbed>) -> Result<(), RestoreError> {
+        match self.order {
+            Order::GroupsFirst => {
+                self.restore_users()?;
+                self.restore_groups(absorbed)?;
+                self.restore_supplementary(absorbed)?;
+            }
+            Order::UserFirst => {
+                self.restore_groups(absorbed)?;
+                self.restore_supplementary(absorbed)?;
+                self.restore_users()?;
+            }
+        }
+        // After all ids: each change of a user id might change the sets again.
+        self.restore_capabilities()?;
+        let outer = absorbed.filter(|absorbed| absorbed.group_ids.is_some());
+        let signal = outer.map_or(self.signal, |absorbed| absorbed.signal);
+        signal
+            .restore()
+            .map_err(refused(Unrestored::ParentDeathSignal))?;
+        self.check_restored_threads(absorbed)
+    }
+
+    fn restore_groups(&self, absorbed: Option<&Absorbed>) -> Result<(), RestoreError> {
+        let outer = absorbed.and_then(|absorbed| absorbed.group_ids);
+        let (original, restore) = match (outer, &self.group_plan) {
+            (None, None) => return Ok(()),
+            (None, Some(plan)) => (self.original.group_ids, plan.restore),
+            (Some(outer), None) => outer,
+            (Some((original, outer)), Some(plan)) => (original, outer.or(plan.restore)),
+        };
+        self.restore_group_ids(original, restore).map_err(|error| {
+            let is_filesystem_id = error.call == Gid::SETFS;
+            refused(match is_filesystem_id {
+                true => Unrestored::FilesystemGid(original.filesystem),
+                false => Unrestored::GroupIds(original),
+            })(error)
+        })
+    }
+
+    pub(super) fn restore_group_ids(
+        &self,
+        original: GroupIds,
+        restore: SetResArgs<Gid>,
+    ) -> Result<(), StepError> {
+        let inside = self.current().group_ids;
+        steps::set_ids(self.scope, restore)?;
+        if original.filesystem != original.effective {
+            steps::set_filesystem_id(original.filesystem);
+        }
+        steps::verify_ids(original, inside)
+    }
+
+    fn restore_supplementary(&self, absorbed: Option<&Absorbed>) -> Result<(), RestoreError> {
+        let Some(groups) = self.groups_before(absorbed) else {
             return Ok(());
         };
-        steps::set_groups(self.scope, groups)
-            .and_then(|()| steps::verify_groups(groups))
+        self.restore_groups_list(groups)
             .map_err(refused(Unrestored::SupplementaryGroups))
+    }
+
+    pub(super) fn restore_groups_list(&self, groups: &[Gid]) -> Result<(), StepError> {
+        steps::set_groups(self.scope, groups)?;
+        steps::verify_groups(groups)
+    }
+
+    fn groups_before<'a>(&'a self, absorbed: Option<&'a Absorbed>) -> Option<&'a [Gid]> {
+        let outer = absorbed.and_then(|absorbed| absorbed.supplementary.as_deref());
+        outer.or(self.original_groups.as_deref())
     }
 
     fn restore_users(&self) -> Result<(), RestoreError> {
@@ -168,12 +235,17 @@ impl Applied {
         steps::raise_ambient(restore.ambient)
     }
 
-    fn check_restored_threads(&self) -> Result<(), RestoreError> {
+    fn check_restored_threads(&self, absorbed: Option<&Absorbed>) -> Result<(), RestoreError> {
         let Some(tasks) = &self.tasks else {
             return Ok(());
         };
-        let groups = self.original_groups.as_deref().map(sorted);
-        let expected = self.expected(self.original, self.current(), groups.as_deref());
+        let groups = self.groups_before(absorbed).map(sorted);
+        let outer_ids = absorbed.and_then(|absorbed| absorbed.group_ids);
+        let original = Originals {
+            group_ids: outer_ids.map_or(self.original.group_ids, |(original, _)| original),
+            ..self.original
+        };
+        let expected = self.expected(original, self.current(), groups.as_deref());
         let found = match tasks.is_of_this_process() {
             true => tasks.find_mismatch(&expected),
             false => tasks

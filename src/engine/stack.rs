@@ -161,6 +161,11 @@ impl<R: Restore> GuardStack<R> {
             let is_outermost = self.frames.len() == 1 && !self.emitting;
             if is_outermost && wants_event {
                 self.emitting = true;
+                if self.claim == Some(ScopeKind::Process) {
+                    // The other threads may change their identity now, but not the process its.
+                    exclusion::downgrade();
+                    self.claim = Some(ScopeKind::Thread);
+                }
                 return Ok(self.frames.pop().map(|frame| frame.change));
             }
             // Dropped in place, not moved.
@@ -172,8 +177,8 @@ impl<R: Restore> GuardStack<R> {
 
     /// Claims the right to emit an event or to consult a subscriber, which conflicts with process
     /// guards. If this returns true, the caller must call [`finish_event`](Self::finish_event).
-    pub(crate) fn begin_event(&mut self) -> bool {
-        let may = self.is_idle() && self.claim(ScopeKind::Thread, Duration::ZERO).is_ok();
+    pub(crate) fn begin_event(&mut self, wait: Duration) -> bool {
+        let may = self.is_idle() && self.claim(ScopeKind::Thread, wait).is_ok();
         self.emitting |= may;
         may
     }
@@ -252,7 +257,7 @@ impl<R: Restore> Drop for GuardStack<R> {
             Ok(None) => {}
             Ok(Some(ended)) => {
                 // A subscriber that panics here would abort a healthy process.
-                _ = catch_unwind(AssertUnwindSafe(|| ended.emit_event()));
+                _ = catch_unwind(AssertUnwindSafe(|| ended.emit_event())).map_err(std::mem::forget);
                 self.finish_event();
             }
             Err(error) => abort::abort_with(&error),

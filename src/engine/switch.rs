@@ -4,8 +4,7 @@ use rustix::thread::CapabilitySet;
 
 use super::abort;
 use super::applied::{Applied, Plan};
-use super::stack::Restore;
-use super::steps::{self, StepError};
+use super::steps::{self, ParentDeathSignal, StepError};
 use crate::change::Change;
 use crate::error::Error;
 use crate::identity::sorted;
@@ -45,6 +44,10 @@ impl Applied {
         if passes_original || self.changes_groups(&next, before) {
             self.check_other_threads_in_switch(&next, passes_original)?;
         }
+        if self.group_plan.is_none() && self.user_plan.is_none() {
+            // The guard had no ids to change so far.
+            self.signal = ParentDeathSignal::read()?;
+        }
         self.probe(&next)?;
         // No handler may run with capabilities that the thread did not have.
         let raises = |plan: &UserPlan| plan.restore.raises_effective;
@@ -82,6 +85,15 @@ impl Applied {
     fn plan_switch(&self, before: &Change) -> Result<Plan, Error> {
         // The groups to restore stay the original ones, if others were set before.
         let supplementary = match &self.original_groups {
+            // Back to the original user and groups, which might not be allowed to set them.
+            Some(groups)
+                if self.order == Order::UserFirst
+                    && sorted(self.change.supplementary.as_deref().unwrap_or_default())
+                        == sorted(groups)
+                    && self.plan_users()?.is_none() =>
+            {
+                None
+            }
             Some(groups) => Some(groups.clone()),
             None if sets_groups(&self.change, before) => Some(read::supplementary_groups()?),
             None => None,
@@ -120,17 +132,23 @@ impl Applied {
         before: &Change,
         is_changed: &mut bool,
     ) -> Result<(), StepError> {
-        let now = self.current();
         let group_ids = self.group_ids(next);
-        let sets_groups = sets_groups(&self.change, before);
+        let mut sets_groups = sets_groups(&self.change, before);
         let passes_original = self.passes_original(next, before);
         if let Some(plan) = self.user_plan.filter(|_| passes_original) {
             *is_changed = true;
+            if self.order == Order::UserFirst && next.order == Order::GroupsFirst {
+                // CAP_SETGID is effective only inside.
+                self.leave_groups()?;
+                sets_groups = next.supplementary.is_some();
+            }
             self.restore_user_ids(&plan)?;
             // The next plan starts from the original state, capability sets included.
             self.restore_capability_sets(&plan)?;
             self.user_plan = None;
         }
+        // A rollback goes the way that this has come.
+        self.order = next.order;
         if next.order == Order::UserFirst {
             self.make_next_user(next, is_changed)?;
         }
@@ -142,6 +160,7 @@ impl Applied {
             self.original_groups = next.supplementary.take().or(self.original_groups.take());
             steps::verify_groups(&wanted)?;
         }
+        let now = self.current();
         if group_ids != now.group_ids {
             let (real, saved) = (group_ids.real, group_ids.saved);
             let args = SetResArgs {
@@ -158,8 +177,20 @@ impl Applied {
         if next.order == Order::GroupsFirst {
             self.make_next_user(next, is_changed)?;
         }
-        self.order = next.order;
         self.signal.restore()
+    }
+
+    /// Restores the original groups, under the changed user.
+    fn leave_groups(&mut self) -> Result<(), StepError> {
+        if let Some(plan) = self.group_plan {
+            self.restore_group_ids(self.original.group_ids, plan.restore)?;
+            self.group_plan = None;
+        }
+        if let Some(groups) = &self.original_groups {
+            self.restore_groups_list(groups)?;
+            self.original_groups = None;
+        }
+        Ok(())
     }
 
     fn make_next_user(&mut self, next: &Plan, is_changed: &mut bool) -> Result<(), StepError> {
@@ -172,7 +203,7 @@ impl Applied {
 
     /// Returns to the identity before a failed switch, through the original one, or aborts.
     fn roll_back(&mut self, before: Change, previous: Plan) {
-        self.restore()
+        self.restore_to(None)
             .unwrap_or_else(|error| abort::abort_with(&error));
         (self.group_plan, self.user_plan, self.original_groups) = (None, None, None);
         self.change = before;

@@ -32,6 +32,15 @@ impl<I: Id> SetResArgs<I> {
         }
     }
 
+    /// These ids, and those of `other` that are left unchanged.
+    pub(crate) fn or(self, other: Self) -> Self {
+        SetResArgs {
+            real: self.real.or(other.real),
+            effective: self.effective.or(other.effective),
+            saved: self.saved.or(other.saved),
+        }
+    }
+
     /// Restores these ids, except those that no call can name.
     pub(crate) fn restoring(ids: Ids<I>, is_mapped: impl Fn(I) -> bool) -> Self {
         let mapped = |id: I| Some(id).filter(|&id| is_mapped(id));

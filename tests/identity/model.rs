@@ -251,27 +251,6 @@ impl Model {
             .iter_mut()
             .filter(|frame| frame.key == key)
             .for_each(|frame| frame.ended = true);
-        // The next inner guard takes over what an ended one would have restored.
-        let (mut ids, mut groups) = (None, None);
-        let frames = &mut self.acting().frames;
-        for index in 1..frames.len() {
-            let (outer, inner) = frames.split_at_mut(index);
-            let (outer, inner) = (&outer[index - 1], &mut inner[0]);
-            if !outer.ended || outer.change.scope != inner.change.scope {
-                (ids, groups) = (None, None);
-                continue;
-            }
-            let names_ids = outer.change.real.or(outer.change.effective).is_some();
-            ids = names_ids.then_some(outer.before.ids).or(ids);
-            groups = outer
-                .change
-                .groups
-                .as_ref()
-                .map(|_| outer.before.groups.clone())
-                .or(groups);
-            inner.before.ids = ids.unwrap_or(inner.before.ids);
-            inner.before.groups = groups.clone().unwrap_or(inner.before.groups.clone());
-        }
         while self.acting().frames.last().is_some_and(|frame| frame.ended) {
             let frame = self.acting().frames.pop().expect("the last one");
             let Change {

@@ -236,7 +236,7 @@ fn user_guard_with_a_parent_death_signal() {
 /// Root with fewer capabilities in use than held: coming back to user 0 raises them all for a moment, so signals are blocked.
 fn user_guard_of_a_reduced_effective_set() {
     makes(
-        "getresuid setfsuid capget prctl prctl capget capset capget setresuid geteuid \
+        "getresuid setfsuid capget prctl prctl rt_sigprocmask rt_sigprocmask rt_sigprocmask capget capset capget setresuid geteuid \
          rt_sigprocmask setresuid geteuid capget capset capget rt_sigprocmask",
         || {
             kernel::lower_capabilities(1);
