@@ -19,8 +19,9 @@ use crate::identity::{Identity, collect_bounded};
 use crate::ids::{Gid, Uid};
 use crate::scope::Process;
 
-/// A permanent drop of the privileges of the whole process, until it executes a program that is
-/// given others.
+/// A permanent drop of the group, and optionally the user, of the whole process.
+///
+/// It lasts until the process executes a program that grants privileges.
 ///
 /// It corresponds to the sequence of `chroot(2)`, `setgroups(3)`, `setresgid(3)`, `setresuid(3)`
 /// and `capset(2)` that daemons write by hand, but checks first that the drop can be permanent, and
@@ -51,7 +52,8 @@ pub struct PermanentDrop {
 }
 
 impl PermanentDrop {
-    /// Drops to this group, without supplementary groups unless they are given. The user stays.
+    /// Creates a drop to this group, by default without supplementary groups. The user is
+    /// unchanged.
     ///
     /// # Examples
     /// ```
@@ -66,7 +68,9 @@ impl PermanentDrop {
         }
     }
 
-    /// Drops to the user, group and supplementary groups of this account, which are looked up here.
+    /// Creates a drop to an account's user, group and supplementary groups.
+    ///
+    /// The account is looked up immediately.
     ///
     /// # Errors
     /// - [`LookupError::UnknownUser`] if no user has the name.
@@ -84,7 +88,7 @@ impl PermanentDrop {
         Identity::of_account(name).map(|identity| Self::to(&identity))
     }
 
-    /// Drops to the user, group and supplementary groups of this identity.
+    /// Creates a drop to the user, group and supplementary groups of this identity.
     ///
     /// # Examples
     /// ```no_run
@@ -321,16 +325,16 @@ impl GroupGuard<Process> {
     /// Drops the original group permanently, on all threads. The guard's group becomes the only
     /// one.
     ///
-    /// The supplementary groups are those that the guard's change named, or none. Otherwise this is
-    /// like [`PermanentDrop::apply`], which also drops to another user.
+    /// The supplementary groups are those that the guard's change requested, or none. Otherwise
+    /// this is like [`PermanentDrop::apply`], which also drops to another user.
     ///
     /// # Privileges
     /// As for [`PermanentDrop::apply`].
     ///
     /// # Errors
     /// As for [`PermanentDrop::apply`], and [`Error::NotOneId`] if the guard's change named two
-    /// groups or none. The guard is consumed and restored, except after
-    /// [`DropError::StillPrivileged`].
+    /// groups or none. The guard is dropped, except after [`DropError::StillPrivileged`]: its
+    /// restore is deferred if inner guards are active.
     ///
     /// # Examples
     /// ```no_run
@@ -365,8 +369,8 @@ impl UserGuard<Process> {
     ///
     /// # Errors
     /// As for [`PermanentDrop::apply`], and [`Error::NotOneId`] if the guard's change named two
-    /// users or none. The guard is consumed and restored, except after
-    /// [`DropError::StillPrivileged`].
+    /// users or none. The guard is dropped, except after [`DropError::StillPrivileged`]: its
+    /// restore is deferred if inner guards are active.
     ///
     /// # Examples
     /// ```no_run
@@ -396,8 +400,8 @@ impl IdentityGuard<Process> {
     /// As for [`PermanentDrop::apply`].
     ///
     /// # Errors
-    /// As for [`PermanentDrop::apply`]. The guard is consumed and restored, except after
-    /// [`DropError::StillPrivileged`].
+    /// As for [`PermanentDrop::apply`]. The guard is dropped, except after
+    /// [`DropError::StillPrivileged`]: its restore is deferred if inner guards are active.
     ///
     /// # Examples
     /// ```no_run

@@ -94,7 +94,8 @@ pub(crate) struct Applied {
     pub(super) original: Originals,
     /// The capability sets and securebits too, if the change requests a user.
     pub(super) original_user: Option<UserState>,
-    /// Whether original ids might have no mapping. Decided once: a switch or a restore needs no file.
+    /// Whether original ids might have no mapping. Decided once: a switch or a restore needs no
+    /// file.
     pub(super) may_hide_unmapped: MayHideUnmapped,
     pub(super) order: Order,
     pub(super) group_plan: Option<GroupPlan>,
@@ -204,7 +205,7 @@ impl Applied {
                 .restore()
                 .unwrap_or_else(|error| abort::abort_with(&error));
         });
-        pending.make(plan)?;
+        pending.apply_plan(plan)?;
         Ok(ScopeGuard::into_inner(pending))
     }
 
@@ -235,10 +236,10 @@ impl Applied {
                     sets_groups: supplementary.is_some(),
                 };
                 plan::identity::order(state, users.as_ref(), needs)
-                    .map_err(|refusal| self.refused(reasons::order_refusal(refusal)))?
+                    .map_err(|refusal| self.refusal_error(reasons::order_refusal(refusal)))?
             }
             _ if required == SetgidRequired::ToRestore && !read::has_effective_setgid()? => {
-                return Err(self.irreversible(IrreversibleReason::CapabilityRequired));
+                return Err(self.irreversible_error(IrreversibleReason::SetgidRequired));
             }
             _ => Order::GroupsFirst,
         };
@@ -261,7 +262,7 @@ impl Applied {
     fn plan_groups(&self) -> Result<(GroupPlan, SetgidRequired), Error> {
         let ids = self.original.group_ids;
         plan::groups::plan(ids, self.change.group, self.may_hide_unmapped.groups)
-            .map_err(|_| self.irreversible(IrreversibleReason::Unmapped))
+            .map_err(|_| self.irreversible_error(IrreversibleReason::Unmapped))
     }
 
     pub(super) fn plan_users(&self) -> Result<Option<UserPlan>, Error> {
@@ -269,7 +270,7 @@ impl Applied {
             return Ok(None);
         };
         plan::users::plan(state, self.change.user, self.uid_map())
-            .map_err(|refusal| self.refused(reasons::user_refusal(refusal)))
+            .map_err(|refusal| self.refusal_error(reasons::user_refusal(refusal)))
     }
 
     /// Returns the supplementary groups to restore, or `None` if the change sets none.
@@ -279,7 +280,7 @@ impl Applied {
         };
         let groups = read::supplementary_groups()?;
         if namespace::may_hide_unmapped(groups.iter().copied()) {
-            return Err(self.irreversible(IrreversibleReason::Unmapped));
+            return Err(self.irreversible_error(IrreversibleReason::Unmapped));
         }
         // An identity change skips groups that are already set. A group change sets them again,
         // unless `setgroups` would be refused.
@@ -321,24 +322,25 @@ impl Applied {
         }
     }
 
-    pub(super) fn make(&mut self, plan: Plan) -> Result<(), Error> {
+    pub(super) fn apply_plan(&mut self, plan: Plan) -> Result<(), Error> {
         self.order = plan.order;
-        let made = match plan.order {
+        let applied = match plan.order {
             Order::GroupsFirst => self
-                .make_supplementary(plan.supplementary)
-                .and_then(|()| self.make_groups(plan.groups))
-                .and_then(|()| self.make_users(plan.users)),
+                .apply_supplementary(plan.supplementary)
+                .and_then(|()| self.apply_groups(plan.groups))
+                .and_then(|()| self.apply_users(plan.users)),
             Order::UserFirst => self
-                .make_users(plan.users)
-                .and_then(|()| self.make_supplementary(plan.supplementary))
-                .and_then(|()| self.make_groups(plan.groups)),
+                .apply_users(plan.users)
+                .and_then(|()| self.apply_supplementary(plan.supplementary))
+                .and_then(|()| self.apply_groups(plan.groups)),
         };
-        made.and_then(|()| self.signal.restore())
+        applied
+            .and_then(|()| self.signal.restore())
             .map_err(|error| self.change_error(error))?;
         self.check_all_threads()
     }
 
-    fn make_supplementary(&mut self, original: Option<Vec<Gid>>) -> Result<(), StepError> {
+    fn apply_supplementary(&mut self, original: Option<Vec<Gid>>) -> Result<(), StepError> {
         let (Some(wanted), Some(original)) = (&self.change.supplementary, original) else {
             return Ok(());
         };
@@ -348,7 +350,7 @@ impl Applied {
         steps::verify_groups(wanted)
     }
 
-    fn make_groups(&mut self, plan: Option<GroupPlan>) -> Result<(), StepError> {
+    fn apply_groups(&mut self, plan: Option<GroupPlan>) -> Result<(), StepError> {
         let Some(plan) = plan else { return Ok(()) };
         if plan.inside == self.original.group_ids && !self.change.user.is_empty() {
             // An identity whose group is the process's own already.
@@ -360,7 +362,7 @@ impl Applied {
         steps::verify_ids(plan.inside, self.original.group_ids)
     }
 
-    pub(super) fn make_users(&mut self, plan: Option<UserPlan>) -> Result<(), StepError> {
+    pub(super) fn apply_users(&mut self, plan: Option<UserPlan>) -> Result<(), StepError> {
         let Some(plan) = plan else { return Ok(()) };
         self.changed.user_ids = true;
         steps::set_ids(self.scope, plan.apply)?;
@@ -422,9 +424,9 @@ impl Applied {
         }
     }
 
-    fn refused(&self, refusal: Refusal) -> Error {
+    fn refusal_error(&self, refusal: Refusal) -> Error {
         match refusal {
-            Refusal::Irreversible(reason) => self.irreversible(reason),
+            Refusal::Irreversible(reason) => self.irreversible_error(reason),
             Refusal::NotPermitted(reason) => {
                 let (requested, ids) = (self.change.to_string(), self.original.to_string());
                 Error::NotPermitted {
@@ -436,7 +438,7 @@ impl Applied {
         }
     }
 
-    fn irreversible(&self, reason: IrreversibleReason) -> Error {
+    fn irreversible_error(&self, reason: IrreversibleReason) -> Error {
         let (requested, ids) = (self.change.to_string(), self.original.to_string());
         Error::Irreversible {
             requested,

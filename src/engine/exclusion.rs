@@ -39,7 +39,7 @@ pub(crate) fn claim(
         }),
     };
     claimed.map(drop).map_err(|value| Error::Busy {
-        conflict: decode(value),
+        conflict: decode_conflict(value),
     })
 }
 
@@ -75,7 +75,7 @@ fn retry(wait: Duration, next: impl Fn(u32) -> Option<u32>) -> Result<u32, u32> 
     }
 }
 
-fn decode(value: u32) -> ConflictingGuard {
+fn decode_conflict(value: u32) -> ConflictingGuard {
     if value & PROCESS_GUARD_BIT == 0 {
         return ConflictingGuard::ThreadGuards { threads: value };
     }

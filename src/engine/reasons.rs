@@ -31,7 +31,7 @@ pub(super) fn order_refusal(refusal: OrderRefusal) -> Refusal {
             Refusal::NotPermitted(permission_denied("setresgid"))
         }
         OrderRefusal::SetgidRequiredToRestore => {
-            Refusal::Irreversible(IrreversibleReason::CapabilityRequired)
+            Refusal::Irreversible(IrreversibleReason::SetgidRequired)
         }
     }
 }
@@ -78,10 +78,10 @@ pub(super) fn permission_denied(call: &str) -> PermissionDeniedReason {
             PermissionDeniedReason::SetgroupsDenied
         }
         ((true, _), _) => PermissionDeniedReason::FilteredOrLsm,
-        ((false, true), false) => PermissionDeniedReason::NotEffective,
-        ((false, false), false) => PermissionDeniedReason::NoCapability,
+        ((false, true), false) => PermissionDeniedReason::SetgidNotEffective,
+        ((false, false), false) => PermissionDeniedReason::MissingSetgid,
         ((false, true), true) => PermissionDeniedReason::SetuidNotEffective,
-        ((false, false), true) => PermissionDeniedReason::NoSetuid,
+        ((false, false), true) => PermissionDeniedReason::MissingSetuid,
     }
 }
 

@@ -134,7 +134,7 @@ impl Applied {
         let signal = outer.map_or(self.signal, |absorbed| absorbed.signal);
         signal
             .restore()
-            .map_err(refused(Unrestored::ParentDeathSignal))?;
+            .map_err(restore_error(Unrestored::ParentDeathSignal))?;
         self.check_restored_threads(absorbed)
     }
 
@@ -148,7 +148,7 @@ impl Applied {
         };
         self.restore_group_ids(original, restore).map_err(|error| {
             let is_filesystem_id = error.call == Gid::SETFS;
-            refused(match is_filesystem_id {
+            restore_error(match is_filesystem_id {
                 true => Unrestored::FilesystemGid(original.filesystem),
                 false => Unrestored::GroupIds(original),
             })(error)
@@ -173,7 +173,7 @@ impl Applied {
             return Ok(());
         };
         self.restore_groups_list(groups)
-            .map_err(refused(Unrestored::SupplementaryGroups))
+            .map_err(restore_error(Unrestored::SupplementaryGroups))
     }
 
     pub(super) fn restore_groups_list(&self, groups: &[Gid]) -> Result<(), StepError> {
@@ -193,7 +193,7 @@ impl Applied {
         let original = self.original.user_ids;
         self.restore_user_ids(plan).map_err(|error| {
             let is_filesystem_id = error.call == Uid::SETFS;
-            refused(match is_filesystem_id {
+            restore_error(match is_filesystem_id {
                 true => Unrestored::FilesystemUid(original.filesystem),
                 false => Unrestored::UserIds(original),
             })(error)
@@ -224,7 +224,7 @@ impl Applied {
             return Ok(());
         };
         self.restore_capability_sets(plan)
-            .map_err(refused(Unrestored::Capabilities))
+            .map_err(restore_error(Unrestored::Capabilities))
     }
 
     pub(super) fn restore_capability_sets(&self, plan: &UserPlan) -> Result<(), StepError> {
@@ -267,7 +267,7 @@ impl Applied {
     }
 }
 
-fn refused(what: Unrestored) -> impl FnOnce(StepError) -> RestoreError {
+fn restore_error(what: Unrestored) -> impl FnOnce(StepError) -> RestoreError {
     move |error| {
         // The calls that set a filesystem id report no error.
         let sets_filesystem_id = [Gid::SETFS, Uid::SETFS].contains(&error.call);

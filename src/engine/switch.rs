@@ -58,7 +58,7 @@ impl Applied {
             .then(SignalsBlocked::new);
         let mut is_changed = false;
         let switched = self
-            .make_switch(&mut next, before, &mut is_changed)
+            .apply_switch(&mut next, before, &mut is_changed)
             .map_err(|error| self.change_error(error))
             .and_then(|()| self.check_all_threads());
         let Err(error) = switched else { return Ok(()) };
@@ -126,7 +126,7 @@ impl Applied {
                 && !present.inside.effective.contains(CapabilitySet::SETGID)
     }
 
-    fn make_switch(
+    fn apply_switch(
         &mut self,
         next: &mut Plan,
         before: &Change,
@@ -150,7 +150,7 @@ impl Applied {
         // A rollback goes the way that this has come.
         self.order = next.order;
         if next.order == Order::UserFirst {
-            self.make_next_user(next, is_changed)?;
+            self.apply_next_user(next, is_changed)?;
         }
         if sets_groups {
             let wanted = self.change.supplementary.clone().unwrap_or_default();
@@ -175,7 +175,7 @@ impl Applied {
             steps::verify_ids(group_ids, now.group_ids)?;
         }
         if next.order == Order::GroupsFirst {
-            self.make_next_user(next, is_changed)?;
+            self.apply_next_user(next, is_changed)?;
         }
         self.signal.restore()
     }
@@ -193,12 +193,12 @@ impl Applied {
         Ok(())
     }
 
-    fn make_next_user(&mut self, next: &Plan, is_changed: &mut bool) -> Result<(), StepError> {
+    fn apply_next_user(&mut self, next: &Plan, is_changed: &mut bool) -> Result<(), StepError> {
         if self.user_plan.is_some() {
             return Ok(());
         }
         *is_changed |= next.users.is_some();
-        self.make_users(next.users)
+        self.apply_users(next.users)
     }
 
     /// Returns to the identity before a failed switch, through the original one, or aborts.
@@ -207,7 +207,7 @@ impl Applied {
             .unwrap_or_else(|error| abort::abort_with(&error));
         (self.group_plan, self.user_plan, self.original_groups) = (None, None, None);
         self.change = before;
-        self.make(previous)
+        self.apply_plan(previous)
             .unwrap_or_else(|error| abort::abort_with(&error));
     }
 }

@@ -22,7 +22,7 @@ use super::errno::DisplayErrno;
 ///
 /// match GroupGuard::assume(1004) {
 ///     Ok(guard) => guard.run(|| println!("group 1004")),
-///     Err(Error::NotPermitted { reason: PermissionDeniedReason::NoCapability, .. }) => {
+///     Err(Error::NotPermitted { reason: PermissionDeniedReason::MissingSetgid, .. }) => {
 ///         println!("run me with CAP_SETGID")
 ///     }
 ///     Err(error) => eprintln!("{error}"),
@@ -213,12 +213,12 @@ pub enum Error {
 #[non_exhaustive]
 pub enum PermissionDeniedReason {
     /// CAP_SETGID is required, and it is neither effective nor permitted.
-    NoCapability,
+    MissingSetgid,
     /// CAP_SETGID is in the permitted set but not in the effective one. The library does not raise
     /// it for a change.
-    NotEffective,
+    SetgidNotEffective,
     /// CAP_SETUID is required, and it is neither effective nor permitted.
-    NoSetuid,
+    MissingSetuid,
     /// CAP_SETUID is in the permitted set but not in the effective one. The library does not raise
     /// it for a change.
     SetuidNotEffective,
@@ -231,15 +231,15 @@ pub enum PermissionDeniedReason {
 impl fmt::Display for PermissionDeniedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoCapability => {
+            Self::MissingSetgid => {
                 "this requires CAP_SETGID; run as root, give the program the capability \
                  (setcap cap_setgid+ep), or run it in a user namespace \
                  (unshare --user --map-root-user --map-auto)"
             }
-            Self::NotEffective => {
+            Self::SetgidNotEffective => {
                 "CAP_SETGID is in the permitted set but not in the effective one; raise it first"
             }
-            Self::NoSetuid => {
+            Self::MissingSetuid => {
                 "this requires CAP_SETUID; run as root, give the program the capability \
                  (setcap cap_setuid+ep), or run it in a user namespace \
                  (unshare --user --map-root-user --map-auto)"
@@ -264,7 +264,7 @@ impl fmt::Display for PermissionDeniedReason {
 #[non_exhaustive]
 pub enum IrreversibleReason {
     /// One of the group ids could be restored only with CAP_SETGID, which is not effective.
-    CapabilityRequired,
+    SetgidRequired,
     /// One of the user ids could be restored only with CAP_SETUID, which is not effective.
     SetuidRequired,
     /// Capabilities of the effective, permitted, inheritable or ambient set would be lost.
@@ -278,7 +278,7 @@ pub enum IrreversibleReason {
 impl fmt::Display for IrreversibleReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::CapabilityRequired => {
+            Self::SetgidRequired => {
                 "one of these ids could not be restored without CAP_SETGID; assume_effective \
                  leaves \
                  the other ids alone, and PermanentDrop drops them permanently"

@@ -33,20 +33,22 @@ use crate::capabilities::CapabilityNames;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DropError {
-    /// A part of the drop failed as a change does.
+    /// The drop failed with an error that a change of identity can also return.
     #[error(transparent)]
     Change(#[from] Error),
 
     /// A guard is active, on this thread or another. Its restore would undo the drop.
     #[error(
-        "a guard is active, on this thread or another, and its restore would undo the drop; end it first"
+        "a guard is active, on this thread or another, and its restore would undo the drop; end \
+         it first"
     )]
     GuardsActive,
 
     /// Some threads hold CAP_SETGID or could regain it, or hold capabilities that a drop to another
     /// user removes. No call removes them from another thread.
     #[error(
-        "the process has {threads} threads, and some hold or could regain CAP_SETGID (or, in a drop to \
+        "the process has {threads} threads, and some hold or could regain CAP_SETGID (or, in a \
+         drop to \
          another user, any capability), which cannot be removed from another thread; drop privileges \
          before starting threads, or drop to another user too, from user 0 with default securebits and \
          an empty inheritable set"
@@ -59,7 +61,8 @@ pub enum DropError {
     /// CAP_SETGID is held but not effective. It cannot be used, and would still be held after the
     /// drop.
     #[error(
-        "CAP_SETGID is held but not effective, so the groups cannot be set; raise it into the effective \
+        "CAP_SETGID is held but not effective, so the groups cannot be set; raise it into the \
+         effective \
          set first, or drop it"
     )]
     SetgidNotEffective,
@@ -74,17 +77,19 @@ pub enum DropError {
         user: u32,
     },
 
-    /// User 0 stays reachable, so CAP_SETGID must leave the bounding set, and CAP_SETPCAP is not
-    /// effective.
+    /// CAP_SETGID must leave the bounding set, because user 0 or CAP_SETPCAP stays available. This
+    /// requires CAP_SETPCAP in the effective set.
     #[error(
-        "user 0 stays reachable, and an exec as user 0 would regain CAP_SETGID: removing it from the \
+        "user 0 stays reachable, and an exec as user 0 would regain CAP_SETGID: removing it from \
+         the \
          bounding set requires CAP_SETPCAP; run with it, or drop to another user too"
     )]
     MissingSetpcap,
 
     /// `setgroups` is denied in this user namespace, so the supplementary groups cannot be dropped.
     #[error(
-        "setgroups is denied in this user namespace (/proc/self/setgroups), so supplementary groups \
+        "setgroups is denied in this user namespace (/proc/self/setgroups), so supplementary \
+         groups \
          cannot be dropped"
     )]
     SetgroupsDenied,
@@ -92,7 +97,8 @@ pub enum DropError {
     /// The process has other supplementary groups, and no CAP_SETGID to set those that are
     /// requested.
     #[error(
-        "the supplementary groups are {current}, and {requested} are requested: setting them requires \
+        "the supplementary groups are {current}, and {requested} are requested: setting them \
+         requires \
          CAP_SETGID; start the program with those groups, run it as root, or accept the present ones \
          with .accept_supplementary()"
     )]
@@ -106,7 +112,8 @@ pub enum DropError {
     /// A kernel thread in this process, of an io_uring or of vhost, keeps the identity under which
     /// it was created.
     #[error(
-        "thread {thread_id} is a kernel thread of an io_uring (or of vhost), which keeps its groups; \
+        "thread {thread_id} is a kernel thread of an io_uring (or of vhost), which keeps its \
+         groups; \
          close it first, and create it after the drop"
     )]
     KernelWorker {
@@ -116,7 +123,8 @@ pub enum DropError {
 
     /// The requested user has no mapping in this user namespace.
     #[error(
-        "cannot become user {user}: not mapped in this user namespace; /proc/self/uid_map lists the \
+        "cannot become user {user}: not mapped in this user namespace; /proc/self/uid_map lists \
+         the \
          mapped ids"
     )]
     UnmappedUid {
@@ -126,7 +134,8 @@ pub enum DropError {
 
     /// `no_new_privs` is requested, and another thread does not have it. Each thread sets its own.
     #[error(
-        "no_new_privs is requested, and a call can set it on the calling thread only: thread {thread_id} \
+        "no_new_privs is requested, and a call can set it on the calling thread only: thread \
+         {thread_id} \
          ({name}) does not have it; drop privileges before starting threads, or set it \
          (PR_SET_NO_NEW_PRIVS) before starting them"
     )]
@@ -149,7 +158,8 @@ pub enum DropError {
     /// The directory cannot become the root: there is none, it is no directory, or it may not be
     /// entered.
     #[error(
-        "cannot change the root to {directory:?}: {}; name a directory that exists and that the process may enter",
+        "cannot change the root to {directory:?}: {}; name a directory that exists and that the \
+         process may enter",
         DisplayErrno(os_error)
     )]
     Chroot {
@@ -161,7 +171,8 @@ pub enum DropError {
 
     /// A new root is requested, and CAP_SYS_CHROOT is not effective.
     #[error(
-        "cannot change the root to {directory:?}: this requires CAP_SYS_CHROOT in the effective set; \
+        "cannot change the root to {directory:?}: this requires CAP_SYS_CHROOT in the effective \
+         set; \
          run as root, or leave the root out"
     )]
     MissingSysChroot {
@@ -171,7 +182,8 @@ pub enum DropError {
 
     /// Another thread has a root or a working directory of its own, and would keep it.
     #[error(
-        "cannot change the root to {directory:?}: thread {thread_id} ({name}) has a root or working \
+        "cannot change the root to {directory:?}: thread {thread_id} ({name}) has a root or \
+         working \
          directory of its own (after unshare(CLONE_FS)), and would keep it; drop privileges before \
          starting that thread"
     )]
@@ -211,7 +223,8 @@ impl fmt::Display for CannotKeepReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::LeadBack => {
-                "a process can regain ids, capabilities, files or its root with it; do what requires it \
+                "a process can regain ids, capabilities, files or its root with it; do what \
+                 requires it \
                  before the drop, and keep the descriptors"
             }
             Self::NoOtherUser => {

@@ -8,7 +8,8 @@ use procfs::process::Status;
 use rustix::thread::CapabilitySet;
 
 use super::task_dir::{
-    Looked, TaskDir, ThreadKey, current_tid, group_ids, is_kernel_worker, mounted_over, user_ids,
+    TaskDir, ThreadKey, ThreadRead, current_tid, group_ids, is_kernel_worker, mounted_over,
+    user_ids,
 };
 use crate::ids::{Gid, GroupIds, Ids, UserIds};
 use crate::plan::users::OtherThread;
@@ -72,13 +73,13 @@ impl TaskDir {
                     self.exists(key)?
                 } else {
                     match self.compare(key, expected)? {
-                        Looked::Found(None) => settled.insert(key),
-                        Looked::Found(Some(found)) => {
+                        ThreadRead::Found(None) => settled.insert(key),
+                        ThreadRead::Found(Some(found)) => {
                             mismatch.get_or_insert(found);
                             true
                         }
                         // It might have started a thread that is not in this list.
-                        Looked::Gone => {
+                        ThreadRead::Gone => {
                             has_ended_some = settled.insert(key);
                             self.exists(key)?
                         }
@@ -116,11 +117,11 @@ impl TaskDir {
         &self,
         key: ThreadKey,
         expected: &Expected<'_>,
-    ) -> io::Result<Looked<Option<Mismatch>>> {
+    ) -> io::Result<ThreadRead<Option<Mismatch>>> {
         let finding = if expected.effective_suffices {
             match self.owner(key)? {
-                Looked::Gone => return Ok(Looked::Gone),
-                Looked::Found((uid, gid)) => {
+                ThreadRead::Gone => return Ok(ThreadRead::Gone),
+                ThreadRead::Found((uid, gid)) => {
                     let user = expected.user_ids.is_some_and(|ids| ids.effective != uid);
                     let group = expected.group_ids.is_some_and(|ids| ids.effective != gid);
                     first_finding(user, group, false)
@@ -128,19 +129,19 @@ impl TaskDir {
             }
         } else {
             match self.status(key)? {
-                Looked::Gone => return Ok(Looked::Gone),
-                Looked::Found(status) => expected.finding(&status),
+                ThreadRead::Gone => return Ok(ThreadRead::Gone),
+                ThreadRead::Found(status) => expected.finding(&status),
             }
         };
         let Some(finding) = finding else {
-            return Ok(Looked::Found(None));
+            return Ok(ThreadRead::Found(None));
         };
         match self.flags(key)? {
-            None => Ok(Looked::Gone),
-            Some(flags) if is_kernel_worker(flags) => Ok(Looked::Found(None)),
+            None => Ok(ThreadRead::Gone),
+            Some(flags) if is_kernel_worker(flags) => Ok(ThreadRead::Found(None)),
             Some(_) => {
                 let name = self.name(key.thread_id).unwrap_or_default();
-                Ok(Looked::Found(Some(Mismatch {
+                Ok(ThreadRead::Found(Some(Mismatch {
                     thread_id: key.thread_id,
                     name,
                     finding,

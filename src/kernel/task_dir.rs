@@ -32,7 +32,7 @@ pub(super) struct ThreadKey {
 }
 
 /// One thread that could be read, or not.
-pub(super) enum Looked<T> {
+pub(super) enum ThreadRead<T> {
     Found(T),
     /// It has ended, or is ending.
     Gone,
@@ -58,8 +58,8 @@ impl TaskDir {
 
     /// Opens the directory of the calling process, a forked child of the one that this shows.
     ///
-    /// The path leads out of a `chroot` that was entered meanwhile. It ends at the parent's directory,
-    /// which is gone if the parent has ended.
+    /// The path leads out of a `chroot` that was entered meanwhile. It ends at the parent's
+    /// directory, which is gone if the parent has ended.
     pub(crate) fn of_forked_child(&self) -> io::Result<Self> {
         self.spare.take();
         Self::open_at(self.directory.as_fd(), "../../self/task").or_else(|_| Self::open())
@@ -133,10 +133,10 @@ impl TaskDir {
 
     /// Returns the effective ids of a thread: the owner of its directory, dumpable or not
     /// (task_dump_owner in fs/proc/base.c).
-    pub(super) fn owner(&self, key: ThreadKey) -> io::Result<Looked<(Uid, Gid)>> {
+    pub(super) fn owner(&self, key: ThreadKey) -> io::Result<ThreadRead<(Uid, Gid)>> {
         let name = key.thread_id.to_string();
         match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(error) if has_exited(&error.into()) => Ok(Looked::Gone),
+            Err(error) if has_exited(&error.into()) => Ok(ThreadRead::Gone),
             Err(error) => Err(error.into()),
             #[allow(
                 clippy::useless_conversion,
@@ -148,9 +148,9 @@ impl TaskDir {
                     return Err(mounted_over());
                 }
                 if inode != key.inode {
-                    return Ok(Looked::Gone);
+                    return Ok(ThreadRead::Gone);
                 }
-                Ok(Looked::Found((
+                Ok(ThreadRead::Found((
                     Uid::from_raw(stat.st_uid),
                     Gid::from_raw(stat.st_gid),
                 )))
@@ -159,12 +159,12 @@ impl TaskDir {
     }
 
     pub(super) fn exists(&self, key: ThreadKey) -> io::Result<bool> {
-        Ok(matches!(self.owner(key)?, Looked::Found(_)))
+        Ok(matches!(self.owner(key)?, ThreadRead::Found(_)))
     }
 
-    pub(super) fn status(&self, key: ThreadKey) -> io::Result<Looked<Status>> {
+    pub(super) fn status(&self, key: ThreadKey) -> io::Result<ThreadRead<Status>> {
         let text = match self.read(key.thread_id, "status") {
-            Err(error) if has_exited(&error) => return Ok(Looked::Gone),
+            Err(error) if has_exited(&error) => return Ok(ThreadRead::Gone),
             text => text?,
         };
         let status = Status::from_buf_read(text.as_bytes()).map_err(parse_error)?;
@@ -172,9 +172,9 @@ impl TaskDir {
             return Err(other_thread_shown());
         }
         Ok(if status.state.starts_with(['Z', 'X']) {
-            Looked::Gone
+            ThreadRead::Gone
         } else {
-            Looked::Found(status)
+            ThreadRead::Found(status)
         })
     }
 

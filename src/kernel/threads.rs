@@ -7,7 +7,7 @@ use std::{fmt, io};
 use rustix::thread::CapabilitySet;
 
 use super::task_dir::{
-    Looked, TaskDir, ThreadKey, current_tid, group_ids, has_exited, is_kernel_worker, too_fast,
+    TaskDir, ThreadKey, ThreadRead, current_tid, group_ids, has_exited, is_kernel_worker, too_fast,
     user_ids,
 };
 use crate::error::Error;
@@ -134,7 +134,7 @@ impl TaskDir {
             }
             for key in listed {
                 if let Entry::Vacant(unread) = read.entry(key) {
-                    if let Looked::Found(thread) = self.read_thread(key)? {
+                    if let ThreadRead::Found(thread) = self.read_thread(key)? {
                         unread.insert(Some(thread));
                     } else if self.exists(key)? {
                         // It stays listed for a while, as an ended main thread does.
@@ -146,19 +146,19 @@ impl TaskDir {
         Err(too_fast())
     }
 
-    fn read_thread(&self, key: ThreadKey) -> io::Result<Looked<ThreadIds>> {
+    fn read_thread(&self, key: ThreadKey) -> io::Result<ThreadRead<ThreadIds>> {
         let Some(flags) = self.flags(key)? else {
-            return Ok(Looked::Gone);
+            return Ok(ThreadRead::Gone);
         };
-        let Looked::Found(status) = self.status(key)? else {
-            return Ok(Looked::Gone);
+        let ThreadRead::Found(status) = self.status(key)? else {
+            return Ok(ThreadRead::Gone);
         };
         let name = match self.name(key.thread_id) {
-            Err(error) if has_exited(&error) => return Ok(Looked::Gone),
+            Err(error) if has_exited(&error) => return Ok(ThreadRead::Gone),
             name => name?,
         };
         let set = CapabilitySet::from_bits_retain;
-        Ok(Looked::Found(ThreadIds {
+        Ok(ThreadRead::Found(ThreadIds {
             thread_id: key.thread_id,
             name,
             user_ids: user_ids(&status),

@@ -241,7 +241,7 @@ fn an_ordinary_user_may_not() {
     for change in privileged_changes() {
         says_denied(
             change,
-            PermissionDeniedReason::NoCapability,
+            PermissionDeniedReason::MissingSetgid,
             &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"],
         );
     }
@@ -258,7 +258,7 @@ fn without_cap_setgid() {
     for change in privileged_changes() {
         says_denied(
             change,
-            PermissionDeniedReason::NoCapability,
+            PermissionDeniedReason::MissingSetgid,
             &["CAP_SETGID", "setcap cap_setgid+ep", "unshare --user"],
         );
     }
@@ -279,7 +279,7 @@ fn cap_setgid_held_but_not_effective() {
     for change in privileged_changes() {
         says_denied(
             change,
-            PermissionDeniedReason::NotEffective,
+            PermissionDeniedReason::SetgidNotEffective,
             &["CAP_SETGID", "permitted set but not in the effective one"],
         );
     }
@@ -390,7 +390,7 @@ fn an_id_that_would_be_lost() {
         let ids = "real 1001, effective 1002, saved 1003, filesystem 1002";
         says_irreversible(
             change,
-            IrreversibleReason::CapabilityRequired,
+            IrreversibleReason::SetgidRequired,
             &[
                 ids,
                 "without CAP_SETGID",
@@ -419,7 +419,7 @@ fn an_odd_filesystem_id_that_would_be_lost() {
     ] {
         says_irreversible(
             change,
-            IrreversibleReason::CapabilityRequired,
+            IrreversibleReason::SetgidRequired,
             &["filesystem 1009"],
         );
     }
