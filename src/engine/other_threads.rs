@@ -18,6 +18,9 @@ use crate::plan::users::OtherThread;
 impl Applied {
     /// Returns an error if another thread could not follow the change or would not be restored.
     pub(super) fn check_other_threads(&self, plan: &Plan) -> Result<(), Error> {
+        if self.tasks.is_none() {
+            return Ok(());
+        }
         let check = |other: &OtherThread| self.check_other_thread(plan, other);
         let requested = Parts::of(&self.change);
         // Those that are there already, if they are not set.
@@ -111,11 +114,11 @@ impl Applied {
 
     /// Verifies that libc changed every thread.
     pub(super) fn check_all_threads(&self) -> Result<(), Error> {
-        let wanted = self.change.supplementary.as_deref().map(sorted);
-        let expected = self.expected(self.current(), self.original, wanted.as_deref());
         let Some(tasks) = &self.tasks else {
             return Ok(());
         };
+        let wanted = self.change.supplementary.as_deref().map(sorted);
+        let expected = self.expected(self.current(), self.original, wanted.as_deref());
         let found = tasks.find_mismatch(&expected);
         match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
             None => Ok(()),
