@@ -26,7 +26,7 @@ use crate::common::subscriber;
 use crate::common::{self, Case};
 use privilege_guard::{
     ConflictingGuard, DropError, Error, GroupChange, GroupGuard, PermanentDrop, RestoreError,
-    Unrestored,
+    Unrestored, UserGuard,
 };
 
 pub const CASES: &[Case] = cases![
@@ -70,6 +70,8 @@ pub const CASES: &[Case] = cases![
     Setgid: glibc_aborts_where_one_thread_may_not,
     Setgid: a_filter_that_does_not_refuse_a_try_ends_the_process,
     Root: an_executed_file_gives_what_it_gives,
+    Root: a_thread_started_inside_has_other_capabilities,
+    Setgid: closed_descriptors_refuse_the_restore,
 ];
 
 const LONG_ENOUGH: Duration = Duration::from_secs(60);
@@ -1478,5 +1480,33 @@ fn a_chroot_of_user_0_can_be_left() {
         let drop = PermanentDrop::to_group(33).user(1234).chroot(&folder);
         drop.apply().unwrap();
         assert!(sees_outside() && !escapes());
+    });
+}
+
+fn a_thread_started_inside_has_other_capabilities() {
+    kernel::passes_in_child(|| {
+        kernel::lower_capabilities(!(1 << 7 | 1 << 6));
+        let before = kernel::capabilities();
+        let guard = UserGuard::assume_effective(1000).unwrap();
+        let inside = Sibling::start();
+        guard.restore().unwrap();
+        assert_eq!(kernel::capabilities(), before);
+        let thread = inside.thread();
+        let threads = kernel::all_threads();
+        let other = threads.iter().find(|other| other.thread == thread);
+        let other = &other.expect("it is alive").privileges;
+        assert_eq!(other.users, [0; 4]);
+        assert_eq!(other.capabilities[2], before.permitted);
+        assert_ne!(other.capabilities[2], before.effective);
+    });
+}
+
+fn closed_descriptors_refuse_the_restore() {
+    kernel::passes_in_child(|| {
+        let guard = GroupGuard::assume(1004).unwrap();
+        // SAFETY: what is closed belongs to the library and to the runner, which is not needed here.
+        assert_eq!(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }, 0);
+        let error = guard.restore().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
     });
 }
