@@ -1502,11 +1502,11 @@ fn a_thread_started_inside_has_other_capabilities() {
 }
 
 fn closed_descriptors_refuse_the_restore() {
-    kernel::passes_in_child(|| {
+    let line = kernel::aborts(|| {
         let guard = GroupGuard::assume(1004).unwrap();
         // SAFETY: what is closed belongs to the library and to the runner, which is not needed here.
         assert_eq!(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }, 0);
-        let error = guard.restore().unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
+        drop(guard);
     });
+    assert!(line.contains("EBADF"), "{line}");
 }
