@@ -67,16 +67,16 @@ fn a_command_with_a_user_has_no_supplementary_groups() {
 /// Forks, and the child has this process id.
 fn fork_as(process: u32) -> std::io::Result<libc::pid_t> {
     let ids = [process as libc::pid_t];
-    // SAFETY: numbers, of which zero is none.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    arguments.set_tid = ids.as_ptr() as u64;
-    arguments.set_tid_size = 1;
+    // struct clone_args of clone3(2): eleven numbers of 64 bits, the same on every target.
+    let mut arguments = [0_u64; 11];
+    arguments[4] = libc::SIGCHLD as u64;
+    arguments[8] = ids.as_ptr() as usize as u64;
+    arguments[9] = 1;
     // SAFETY: a copy of this process, as by fork; the pointers are valid.
     let child = unsafe {
         libc::syscall(
             libc::SYS_clone3,
-            &raw const arguments,
+            arguments.as_ptr(),
             size_of_val(&arguments),
         )
     };
