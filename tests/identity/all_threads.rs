@@ -43,13 +43,13 @@ fn start() {
 type Work = Box<dyn FnOnce() + Send>;
 
 /// Another thread, which does what it is sent.
-struct Worker {
-    thread: i32,
+pub(crate) struct Worker {
+    pub(crate) thread: i32,
     send: Sender<Work>,
 }
 
 impl Worker {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (send, received) = mpsc::channel::<Work>();
         std::thread::spawn(move || received.into_iter().for_each(|work| work()));
         let mut worker = Worker { thread: 0, send };
@@ -57,7 +57,7 @@ impl Worker {
         worker
     }
 
-    fn does<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn does<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (tell, told) = mpsc::channel();
         let work = move || tell.send(work()).expect("somebody waits");
         self.send.send(Box::new(work)).expect("the thread lives");
@@ -65,7 +65,7 @@ impl Worker {
     }
 
     /// From now on its calls of this kind report success without effect.
-    fn fakes(&self, call: libc::c_long) {
+    pub(crate) fn fakes(&self, call: libc::c_long) {
         self.does(move || sandbox::answer(call, &[], Answer::SuccessWithoutDoing));
     }
 }
@@ -85,7 +85,7 @@ fn is_rolled_back<G: std::fmt::Debug>(other: i32, assume: impl FnOnce() -> Resul
 
 /// The restore reports the thread that it did not reach.
 #[track_caller]
-fn is_reported(other: i32, restored: Result<(), RestoreError>) {
+pub(crate) fn is_reported(other: i32, restored: Result<(), RestoreError>) {
     let expected = Unrestored::OtherThread {
         thread_id: other.unsigned_abs(),
     };
