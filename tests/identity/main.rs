@@ -4,6 +4,7 @@
 //! To add a module, name it twice here.
 
 mod all_threads;
+mod attacked_guards;
 mod audit;
 mod common;
 mod diagnostics;
@@ -39,8 +40,9 @@ mod user_warnings;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 30] = [
+const MODULES: [&[common::Case]; 31] = [
     all_threads::CASES,
+    attacked_guards::CASES,
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,
