@@ -1,5 +1,7 @@
-//! What attackers found: each case fails without its fix.
+//! What attackers found: a case, and counterparts, for each defect.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
@@ -30,6 +32,7 @@ pub const CASES: &[Case] = cases![
     Root + user_namespace: a_failed_switch_after_an_absorbed_guard_leaves_everything,
     Root: no_handler_runs_with_raised_capabilities_after_a_failed_restore,
     Root: a_switch_over_65534_needs_no_descriptor,
+    Root + user_namespace: a_switch_over_an_unmapped_user_needs_no_descriptor,
     Root + user_namespace: a_switch_over_an_unmapped_group_needs_no_descriptor,
     Root: a_subscriber_up_to_a_level_is_told_of_each_event_of_that_level,
     Root: a_subscribers_payload_that_panics_aborts_nothing,
@@ -255,19 +258,19 @@ fn start_supervisor() -> mpsc::Sender<i32> {
             return;
         };
         // SECCOMP_IOCTL_NOTIF_RECV and _SEND
-        let (receive, send) = (0xc050_2100, 0xc018_2101);
+        let (receive, send) = (0xc050_2100_u32, 0xc018_2101_u32);
         loop {
             // SAFETY: all zero is what the kernel asks for, and the pointers are valid.
             unsafe {
                 let mut asked: libc::seccomp_notif = std::mem::zeroed();
-                if libc::ioctl(descriptor, receive, &raw mut asked) != 0 {
+                if libc::ioctl(descriptor, receive as _, &raw mut asked) != 0 {
                     return;
                 }
                 libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1);
                 let mut answer: libc::seccomp_notif_resp = std::mem::zeroed();
                 answer.id = asked.id;
                 answer.error = -libc::EPERM;
-                libc::ioctl(descriptor, send, &raw mut answer);
+                libc::ioctl(descriptor, send as _, &raw mut answer);
             }
         }
     });
@@ -320,20 +323,39 @@ fn without_descriptors<T>(f: impl FnOnce() -> T) -> T {
     returned
 }
 
+/// The counterpart of the next two, where 65534 is a user of its own: it passed before the fix too.
 fn a_switch_over_65534_needs_no_descriptor() {
     kernel::start_from([65534, 0, 0, 0], &[]);
     kernel::raw_setresuid(Some(65534), Some(0), Some(0)).unwrap();
+    switches_users_without_descriptors();
+}
+
+fn a_switch_over_an_unmapped_user_needs_no_descriptor() {
+    let (mut inside, mut outside) = UnixStream::pair().unwrap();
+    let process = kernel::fork(|| {
+        kernel::raw_setresuid(Some(UNMAPPED), Some(0), Some(0)).unwrap();
+        kernel::enter_user_namespace();
+        inside.write_all(&[0]).unwrap();
+        inside.read_exact(&mut [0]).unwrap();
+        switches_users_without_descriptors();
+        0
+    });
+    outside.read_exact(&mut [0]).unwrap();
+    for file in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{process}/{file}"), IN_NAMESPACE.uid_map).unwrap();
+    }
+    outside.write_all(&[0]).unwrap();
+    assert!(kernel::wait(process).success());
+}
+
+/// The real user reads as 65534.
+fn switches_users_without_descriptors() {
     kernel::set_death_signal(libc::SIGTERM);
     let before = everything();
+    assert_eq!(before.1.users, [65534, 0, 0, 0]);
     let mut guard = UserGuard::assume_effective_on_thread(5).unwrap();
     without_descriptors(|| guard.switch_to(6)).unwrap();
     assert_eq!(user_ids(), [65534, 6, 0, 6]);
-    without_descriptors(|| guard.restore()).unwrap();
-    assert_eq!(everything(), before);
-
-    let mut guard = GroupGuard::assume_effective_on_thread(5).unwrap();
-    without_descriptors(|| guard.switch_to(6)).unwrap();
-    assert_eq!(kernel::ids(), [65534, 6, 0, 6]);
     without_descriptors(|| guard.restore()).unwrap();
     assert_eq!(everything(), before);
 
