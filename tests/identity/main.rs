@@ -4,6 +4,7 @@
 //! To add a module, name it twice here.
 
 mod all_threads;
+mod attacked_guards;
 mod attacked_threads;
 mod audit;
 mod common;
@@ -40,9 +41,10 @@ mod user_warnings;
 mod users;
 mod walk;
 
-const MODULES: [&[common::Case]; 31] = [
+const MODULES: [&[common::Case]; 32] = [
     all_threads::CASES,
     attacked_threads::CASES,
+    attacked_guards::CASES,
     audit::CASES,
     diagnostics::CASES,
     environments::CASES,

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::sync::Mutex;
 
 use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -47,12 +48,17 @@ struct Recorder {
     then: fn(),
     /// What it does when it is asked whether it would be told.
     when_asked: fn(),
+    max_level: Option<LevelFilter>,
 }
 
 impl Subscriber for Recorder {
     /// Asked anew each time.
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
         Interest::sometimes()
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        self.max_level
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -104,6 +110,16 @@ pub fn listen_and(then: fn()) {
     be_subscriber(Recorder {
         then,
         when_asked: || (),
+        max_level: None,
+    });
+}
+
+/// As [`listen`], for events of this level and the more important ones.
+pub fn listen_up_to(level: LevelFilter) {
+    be_subscriber(Recorder {
+        then: || (),
+        when_asked: || (),
+        max_level: Some(level),
     });
 }
 
@@ -112,6 +128,7 @@ pub fn listen_and_when_asked(when_asked: fn()) {
     be_subscriber(Recorder {
         then: || (),
         when_asked,
+        max_level: None,
     });
 }
 
