@@ -4,12 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use procfs::process::Status;
-use rustix::thread::CapabilitySet;
-
+use super::status::Status;
 use super::task_dir::{
-    TaskDir, ThreadKey, ThreadRead, current_tid, group_ids, is_kernel_worker, mounted_over,
-    user_ids,
+    TaskDir, ThreadKey, ThreadRead, current_tid, is_kernel_worker, mounted_over,
 };
 use crate::ids::{Gid, GroupIds, Ids, UserIds};
 use crate::plan::users::OtherThread;
@@ -164,25 +161,22 @@ impl Expected<'_> {
         refused.or_else(|| {
             let user = self
                 .user_ids
-                .is_some_and(|ids| differ(user_ids(status), ids));
+                .is_some_and(|ids| differ(status.user_ids, ids));
             let group = self
                 .group_ids
-                .is_some_and(|ids| differ(group_ids(status), ids));
-            let groups = self
-                .groups
-                .is_some_and(|groups| !has_groups(status, groups));
+                .is_some_and(|ids| differ(status.group_ids, ids));
+            let groups = self.groups.is_some_and(|groups| status.groups != groups);
             first_finding(user, group, groups)
         })
     }
 }
 
 fn other_thread(status: &Status) -> OtherThread {
-    let set = CapabilitySet::from_bits_retain;
     OtherThread {
-        ids: user_ids(status),
-        effective: set(status.capeff),
-        permitted: set(status.capprm),
-        ambient: set(status.capamb.unwrap_or(0)),
+        ids: status.user_ids,
+        effective: status.effective,
+        permitted: status.permitted,
+        ambient: status.ambient,
     }
 }
 
@@ -205,14 +199,4 @@ fn first_finding(user: bool, group: bool, groups: bool) -> Option<&'static str> 
     findings
         .into_iter()
         .find_map(|(is_so, finding)| is_so.then_some(finding))
-}
-
-fn has_groups(status: &Status, sorted: &[Gid]) -> bool {
-    // The kernel shows them sorted.
-    status.groups.len() == sorted.len()
-        && status
-            .groups
-            .iter()
-            .zip(sorted)
-            .all(|(&shown, gid)| Gid::from_raw(shown) == *gid)
 }

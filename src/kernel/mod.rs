@@ -7,6 +7,7 @@ pub(crate) mod read;
 pub(crate) mod root;
 pub(crate) mod set;
 pub(crate) mod signals;
+mod status;
 pub(crate) mod task_dir;
 pub(crate) mod threads;
 

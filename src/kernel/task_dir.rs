@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use procfs::process::{Stat, Status};
-use procfs::{FromBufRead, FromRead, ProcError};
 use rustix::fs::{AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, SeekFrom};
+use rustix::path::DecInt;
 
-use crate::ids::{Gid, GroupIds, Ids, Uid, UserIds};
+use super::status::{Stat, Status};
+use crate::ids::{Gid, Uid};
 
 /// Flags of a thread that the kernel put into the process: PF_IO_WORKER and, since Linux 6.4,
 /// PF_USER_WORKER (include/linux/sched.h). Its name is no sign: any thread can have it.
@@ -85,7 +85,7 @@ impl TaskDir {
             entries: RefCell::default(),
         };
         // Not the directory of another process, mounted there.
-        let path = current_tid().to_string();
+        let path = DecInt::new(current_tid());
         rustix::fs::statat(&tasks.directory, path, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(tasks)
     }
@@ -134,7 +134,7 @@ impl TaskDir {
     /// Returns the effective ids of a thread: the owner of its directory, dumpable or not
     /// (task_dump_owner in fs/proc/base.c).
     pub(super) fn owner(&self, key: ThreadKey) -> io::Result<ThreadRead<(Uid, Gid)>> {
-        let name = key.thread_id.to_string();
+        let name = DecInt::new(key.thread_id);
         match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(error) if has_exited(&error.into()) => Ok(ThreadRead::Gone),
             Err(error) => Err(error.into()),
@@ -167,11 +167,11 @@ impl TaskDir {
             Err(error) if has_exited(&error) => return Ok(ThreadRead::Gone),
             text => text?,
         };
-        let status = Status::from_buf_read(text.as_bytes()).map_err(parse_error)?;
-        if status.pid.unsigned_abs() != key.thread_id {
+        let status: Status = text.parse()?;
+        if status.thread_id != key.thread_id {
             return Err(other_thread_shown());
         }
-        Ok(if status.state.starts_with(['Z', 'X']) {
+        Ok(if status.has_ended {
             ThreadRead::Gone
         } else {
             ThreadRead::Found(status)
@@ -184,11 +184,11 @@ impl TaskDir {
             Err(error) if has_exited(&error) => return Ok(None),
             text => text?,
         };
-        let stat = Stat::from_read(text.as_bytes()).map_err(parse_error)?;
-        if stat.pid.unsigned_abs() != key.thread_id {
+        let stat: Stat = text.parse()?;
+        if stat.thread_id != key.thread_id {
             return Err(other_thread_shown());
         }
-        let is_ending = stat.flags & PF_EXITING != 0 || ['Z', 'X'].contains(&stat.state);
+        let is_ending = stat.flags & PF_EXITING != 0 || stat.has_ended;
         Ok(Some(stat.flags).filter(|_| !is_ending))
     }
 
@@ -278,10 +278,6 @@ fn other_thread_shown() -> io::Error {
     io::Error::other("/proc shows a thread under another thread's number")
 }
 
-fn parse_error(error: ProcError) -> io::Error {
-    io::Error::other(error)
-}
-
 pub(super) fn too_fast() -> io::Error {
     io::Error::other("threads start and end faster than they can be read")
 }
@@ -289,26 +285,6 @@ pub(super) fn too_fast() -> io::Error {
 /// Whether a thread with these flags was put into the process by the kernel.
 pub(super) fn is_kernel_worker(flags: u32) -> bool {
     flags & PF_KERNEL_WORKER != 0
-}
-
-pub(super) fn user_ids(status: &Status) -> UserIds {
-    let ids = Ids {
-        real: status.ruid,
-        effective: status.euid,
-        saved: status.suid,
-        filesystem: status.fuid,
-    };
-    ids.map(Uid::from_raw)
-}
-
-pub(super) fn group_ids(status: &Status) -> GroupIds {
-    let ids = Ids {
-        real: status.rgid,
-        effective: status.egid,
-        saved: status.sgid,
-        filesystem: status.fgid,
-    };
-    ids.map(Gid::from_raw)
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@ use std::{fmt, io};
 use rustix::thread::CapabilitySet;
 
 use super::task_dir::{
-    TaskDir, ThreadKey, ThreadRead, current_tid, group_ids, has_exited, is_kernel_worker, too_fast,
-    user_ids,
+    TaskDir, ThreadKey, ThreadRead, current_tid, has_exited, is_kernel_worker, too_fast,
 };
 use crate::error::Error;
 use crate::ids::{Gid, GroupIds, UserIds};
@@ -157,21 +156,19 @@ impl TaskDir {
             Err(error) if has_exited(&error) => return Ok(ThreadRead::Gone),
             name => name?,
         };
-        let set = CapabilitySet::from_bits_retain;
         Ok(ThreadRead::Found(ThreadIds {
             thread_id: key.thread_id,
             name,
-            user_ids: user_ids(&status),
-            group_ids: group_ids(&status),
-            supplementary: status.groups.iter().copied().map(Gid::from).collect(),
-            effective: set(status.capeff),
-            permitted: set(status.capprm),
-            inheritable: set(status.capinh),
-            ambient: set(status.capamb.unwrap_or(0)),
-            // A kernel that does not show it might have it all.
-            bounding: set(status.capbnd.unwrap_or(u64::MAX)),
+            user_ids: status.user_ids,
+            group_ids: status.group_ids,
+            supplementary: status.groups,
+            effective: status.effective,
+            permitted: status.permitted,
+            inheritable: status.inheritable,
+            ambient: status.ambient,
+            bounding: status.bounding,
             is_kernel_worker: is_kernel_worker(flags),
-            no_new_privs: status.nonewprivs == Some(1),
+            no_new_privs: status.no_new_privs,
         }))
     }
 }
