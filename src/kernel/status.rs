@@ -53,7 +53,11 @@ impl FromStr for Status {
                 "CapEff" => effective = Some(set(&mut words)?),
                 "CapBnd" => bounding = Some(set(&mut words)?),
                 "CapAmb" => ambient = Some(set(&mut words)?),
-                "NoNewPrivs" => no_new_privs = Some(next::<u32>(&mut words)? == 1),
+                "NoNewPrivs" => {
+                    no_new_privs = Some(next::<u32>(&mut words)? == 1);
+                    // No field after this one matters.
+                    break;
+                }
                 _ => {}
             }
         }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::string::FromUtf8Error;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -228,7 +229,9 @@ impl TaskDir {
         if borrowed_spare {
             self.spare.replace(self.directory.try_clone().ok());
         }
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        let replaced =
+            |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
+        Ok(String::from_utf8(text).unwrap_or_else(replaced))
     }
 }
 
