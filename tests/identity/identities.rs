@@ -6,13 +6,14 @@ use std::process::Command;
 use crate::cases;
 use crate::common::Case;
 use crate::common::calls;
-use crate::common::kernel::{self, Privileges, State};
+use crate::common::kernel::{self, CAP_SETGID, CAP_SETUID, Capabilities, Privileges, State};
 use crate::common::sandbox::{self, Answer};
 use crate::common::sibling::Sibling;
 use privilege_guard::{Error, Identity, IdentityChange, IdentityGuard};
 
 pub const CASES: &[Case] = cases![
     Root: walk,
+    Root: walk_with_fewer_capabilities,
     Root: a_file_server_writes_as_its_client,
     Root: switching_between_clients,
     Root: each_call_of_a_switch_refused_or_faked,
@@ -102,6 +103,103 @@ fn walk() {
     }
     println!("= {states} changes from root, all served, 0 violations");
     assert_eq!(states, 3 * 2 * 5 * 7 * 8);
+}
+
+/// Every client from starts with fewer capabilities: served and restored exactly, or refused
+/// unchanged.
+fn walk_with_fewer_capabilities() {
+    use std::io::{Read, Seek, Write};
+
+    const BOTH: u64 = CAP_SETUID | CAP_SETGID;
+    let all = kernel::capabilities().permitted;
+    // Effective, permitted.
+    let sets = [
+        (all, all),
+        (CAP_SETUID, all),
+        (CAP_SETGID, all),
+        (0, all),
+        (BOTH, BOTH),
+        (CAP_SETUID, BOTH),
+        (0, 0),
+    ];
+    let users = [
+        [0; 3],
+        [1000; 3],
+        [1000, 0, 0],
+        [1000, 1000, 0],
+        [1000, 0, 1000],
+    ];
+    let groups = [[3, 4, 5, 4], [1000; 4]];
+    let mut counts = tempfile::tempfile().unwrap();
+    let mut starts = 0;
+    for (effective, permitted) in sets {
+        for [real, effective_user, saved] in users {
+            for group_ids in groups {
+                starts += 1;
+                kernel::passes_in_child(|| {
+                    kernel::start_from(group_ids, &[7, 8]);
+                    kernel::keep_capabilities();
+                    kernel::raw_setresuid(Some(real), Some(effective_user), Some(saved)).unwrap();
+                    kernel::set_capabilities(Capabilities {
+                        effective,
+                        permitted,
+                        inheritable: 0,
+                    });
+                    kernel::set_death_signal(libc::SIGTERM);
+                    let before = everything();
+                    let (mut served, mut refused) = (0, 0);
+                    for client in clients() {
+                        for (both, keeps) in
+                            [(false, false), (false, true), (true, false), (true, true)]
+                        {
+                            let change = match both {
+                                true => IdentityChange::both(&client),
+                                false => IdentityChange::effective(&client),
+                            };
+                            let change = match keeps {
+                                true => change.keep_supplementary(),
+                                false => change,
+                            };
+                            let kept = keeps.then_some(&[7, 8][..]);
+                            let mut judge = |is_served: Result<(), Error>| {
+                                assert_eq!(everything(), before, "{change}: {is_served:?}");
+                                match is_served {
+                                    Ok(()) => served += 1,
+                                    Err(
+                                        Error::NotPermitted { .. } | Error::Irreversible { .. },
+                                    ) => refused += 1,
+                                    Err(error) => panic!("{change}: {error}"),
+                                }
+                            };
+                            let inside = || is_inside(&client, both, kept, &before);
+                            let guard = change.clone().assume_on_thread();
+                            judge(guard.map(|guard| guard.run(inside)));
+                            let guard = change.clone().assume();
+                            judge(guard.map(|guard| guard.run(inside)));
+                        }
+                    }
+                    let mut counts = &counts;
+                    writeln!(counts, "{served} {refused}").unwrap();
+                });
+            }
+        }
+    }
+    let mut text = String::new();
+    counts.rewind().unwrap();
+    counts.read_to_string(&mut text).unwrap();
+    let [mut served, mut refused] = [0, 0];
+    for line in text.lines() {
+        let (of_served, of_refused) = line.split_once(' ').unwrap();
+        served += of_served.parse::<usize>().unwrap();
+        refused += of_refused.parse::<usize>().unwrap();
+    }
+    println!(
+        "= {starts} starts, {} changes: {served} served, {refused} refused, 0 violations",
+        served + refused
+    );
+    assert_eq!(starts, 7 * 5 * 2);
+    assert_eq!(served + refused, starts * clients().len() * 8);
+    assert!(served > 0 && refused > 0);
 }
 
 fn a_file_server_writes_as_its_client() {
