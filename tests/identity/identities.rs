@@ -133,18 +133,12 @@ fn walk_with_fewer_capabilities() {
     let mut counts = tempfile::tempfile().unwrap();
     let mut starts = 0;
     for (effective, permitted) in sets {
-        for [real, effective_user, saved] in users {
+        for users in users {
             for group_ids in groups {
                 starts += 1;
                 kernel::passes_in_child(|| {
                     kernel::start_from(group_ids, &[7, 8]);
-                    kernel::keep_capabilities();
-                    kernel::raw_setresuid(Some(real), Some(effective_user), Some(saved)).unwrap();
-                    kernel::set_capabilities(Capabilities {
-                        effective,
-                        permitted,
-                        inheritable: 0,
-                    });
+                    start_as(users, effective, permitted);
                     kernel::set_death_signal(libc::SIGTERM);
                     let before = everything();
                     let (mut served, mut refused) = (0, 0);
@@ -307,45 +301,78 @@ fn each_call_of_a_switch_refused_or_faked() {
 }
 
 fn each_call_refused_or_faked() {
+    const BOTH: u64 = CAP_SETUID | CAP_SETGID;
+    let all = kernel::capabilities().permitted;
     let client = Identity::new(1000, 1000).supplementary([1010, 1011]);
+    let user_0 = Identity::new(0, 1000).supplementary([1010, 1011]);
+    // Real, effective and saved user; effective and permitted set; the number of aborts.
+    let starts = [
+        ([0; 3], all, all, &client, 16),
+        ([0, 0, 1], all, all, &client, 16),
+        ([5, 0, 6], all, all, &client, 16),
+        ([0; 3], BOTH, all, &client, 16),
+        ([1001; 3], BOTH, BOTH, &client, 16),
+        ([1001, 1001, 0], BOTH, BOTH, &user_0, 16),
+        ([1001, 1001, 0], CAP_SETUID, BOTH, &user_0, 16),
+    ];
     let (mut rows, mut aborts) = (0, 0);
-    for both in [false, true] {
-        for (call, arguments) in SETS {
-            for answer in ANSWERS {
-                for after in [false, true] {
-                    aborts += i32::from(passes_or_aborts(|| {
-                        kernel::start_from([0; 4], &[7]);
-                        let before = everything();
-                        let make = if both {
-                            IdentityChange::both
-                        } else {
-                            IdentityChange::effective
-                        };
-                        if !after {
-                            sandbox::answer(call, arguments, answer);
-                        }
-                        match make(&client).assume_on_thread() {
-                            Err(_) => {}
-                            Ok(guard) => {
-                                is_inside(&client, both, None, &before);
-                                if after {
-                                    sandbox::answer(call, arguments, answer);
-                                }
-                                drop(guard);
+    for (users, effective, permitted, client, expected) in starts {
+        let mut of_start = 0;
+        for both in [false, true] {
+            for (call, arguments) in SETS {
+                for answer in ANSWERS {
+                    for after in [false, true] {
+                        of_start += i32::from(passes_or_aborts(|| {
+                            kernel::start_from([0; 4], &[7]);
+                            start_as(users, effective, permitted);
+                            let before = everything();
+                            let change = match both {
+                                true => IdentityChange::both(client),
+                                false => IdentityChange::effective(client),
+                            };
+                            if !after {
+                                sandbox::answer(call, arguments, answer);
                             }
-                        }
-                        let mut now = everything();
-                        now.1.no_new_privs = before.1.no_new_privs;
-                        assert_eq!(now, before);
-                    }));
-                    rows += 1;
+                            match change.assume_on_thread() {
+                                Err(error) => assert!(!after, "{error}"),
+                                Ok(guard) => {
+                                    is_inside(client, both, None, &before);
+                                    if after {
+                                        sandbox::answer(call, arguments, answer);
+                                    }
+                                    drop(guard);
+                                }
+                            }
+                            let mut now = everything();
+                            now.1.no_new_privs = before.1.no_new_privs;
+                            assert_eq!(now, before);
+                        }));
+                        rows += 1;
+                    }
                 }
             }
         }
+        println!("= from users {users:?}, effective {effective:x}: {of_start} aborts");
+        // Only where the filter refuses the restore or the rollback.
+        assert_eq!(of_start, expected, "{users:?} {effective:x}");
+        aborts += of_start;
     }
-    println!("= {rows} rows, {aborts} aborts, 0 left changed");
-    // Only where the filter refuses the restore.
-    assert_eq!((rows, aborts), (96, 16));
+    println!(
+        "= {} starts, {rows} rows, {aborts} aborts, 0 left changed",
+        starts.len()
+    );
+    assert_eq!(rows, 7 * 96);
+}
+
+/// The user ids and the capability sets of a forked child of root.
+fn start_as([real, effective, saved]: [u32; 3], effective_set: u64, permitted_set: u64) {
+    kernel::keep_capabilities();
+    kernel::raw_setresuid(Some(real), Some(effective), Some(saved)).unwrap();
+    kernel::set_capabilities(Capabilities {
+        effective: effective_set,
+        permitted: permitted_set,
+        inheritable: 0,
+    });
 }
 
 fn every_thread_follows_and_is_restored() {
