@@ -47,16 +47,17 @@ impl Applied {
         plan: &Plan,
         passes_original: bool,
     ) -> Result<(), Error> {
-        let Some(present) = &self.user_plan else {
+        if self.user_plan.is_none() && plan.users.is_none() {
             return Ok(());
-        };
-        let check = |other: &OtherThread| match passes_original {
-            true => other
+        }
+        let check = |other: &OtherThread| match (&self.user_plan, passes_original) {
+            (None, _) => self.check_other_thread(plan, other),
+            (Some(present), true) => other
                 .after_restore(present, self.uid_map())
                 .map_err(reasons::other_thread)?
                 .iter()
                 .try_for_each(|other| self.check_other_thread(plan, other)),
-            false => match other.effective.contains(CapabilitySet::SETGID) {
+            (Some(_), false) => match other.effective.contains(CapabilitySet::SETGID) {
                 true => Ok(()),
                 false => Err(reasons::LACKS_SETGID),
             },

@@ -119,6 +119,10 @@ impl Applied {
         match self.order {
             Order::GroupsFirst => {
                 self.restore_users()?;
+                if absorbed.is_some() {
+                    // Its groups might need a capability that this change does not.
+                    self.restore_capabilities()?;
+                }
                 self.restore_groups(absorbed)?;
                 self.restore_supplementary(absorbed)?;
             }
@@ -160,7 +164,11 @@ impl Applied {
         original: GroupIds,
         restore: SetResArgs<Gid>,
     ) -> Result<(), StepError> {
-        let inside = self.current().group_ids;
+        // A guard of users has not read them, so all are compared.
+        let inside = match self.original.kinds.groups {
+            true => self.current().group_ids,
+            false => original,
+        };
         steps::set_ids(self.scope, restore)?;
         if original.filesystem != original.effective {
             steps::set_filesystem_id(original.filesystem);
@@ -245,7 +253,11 @@ impl Applied {
             group_ids: outer_ids.map_or(self.original.group_ids, |(original, _)| original),
             ..self.original
         };
-        let expected = self.expected(original, self.current(), groups.as_deref());
+        let mut before = self.current();
+        if !self.original.kinds.groups {
+            before.group_ids = original.group_ids;
+        }
+        let expected = self.expected(original, before, groups.as_deref());
         let found = match tasks.is_of_this_process() {
             true => tasks.find_mismatch(&expected),
             false => tasks

@@ -41,7 +41,7 @@ impl Applied {
             order: self.order,
         };
         let passes_original = self.passes_original(&next, before);
-        if passes_original || self.changes_groups(&next, before) {
+        if passes_original || self.user_plan.is_none() || self.changes_groups(&next, before) {
             self.check_other_threads_in_switch(&next, passes_original)?;
         }
         if self.group_plan.is_none() && self.user_plan.is_none() {
