@@ -164,11 +164,7 @@ impl Applied {
         original: GroupIds,
         restore: SetResArgs<Gid>,
     ) -> Result<(), StepError> {
-        // A guard of users has not read them, so all are compared.
-        let inside = match self.original.kinds.groups {
-            true => self.current().group_ids,
-            false => original,
-        };
+        let inside = self.current().group_ids;
         steps::set_ids(self.scope, restore)?;
         if original.filesystem != original.effective {
             steps::set_filesystem_id(original.filesystem);
@@ -253,11 +249,7 @@ impl Applied {
             group_ids: outer_ids.map_or(self.original.group_ids, |(original, _)| original),
             ..self.original
         };
-        let mut before = self.current();
-        if !self.original.kinds.groups {
-            before.group_ids = original.group_ids;
-        }
-        let expected = self.expected(original, before, groups.as_deref());
+        let expected = self.expected(original, self.current(), groups.as_deref());
         let found = match tasks.is_of_this_process() {
             true => tasks.find_mismatch(&expected),
             false => tasks

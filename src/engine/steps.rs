@@ -84,8 +84,12 @@ pub(crate) fn verify_ids<I: ReadIds>(expected: Ids<I>, before: Ids<I>) -> Result
 }
 
 /// Returns whether the effective id tells that a call moved all ids from `before` to `expected`.
+///
+/// Ids that were not read are `-1`, and might have been the expected ones.
 pub(crate) fn effective_id_suffices<I: ReadIds>(expected: Ids<I>, before: Ids<I>) -> bool {
-    expected.effective != before.effective && expected.filesystem == expected.effective
+    before.effective != I::UNCHANGED
+        && expected.effective != before.effective
+        && expected.filesystem == expected.effective
 }
 
 /// Sets the filesystem id of the calling thread. [`verify_ids`] must follow: the call reports
