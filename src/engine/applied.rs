@@ -147,9 +147,7 @@ impl Applied {
         // must not prevent the verification of the restore.
         let tasks = match scope {
             ScopeKind::Process if !change.is_empty() => {
-                let open =
-                    TaskDir::open().map_err(|os_error| Error::ThreadsUnreadable { os_error });
-                Some(open?)
+                Some(TaskDir::open().map_err(Error::threads_unreadable)?)
             }
             _ => None,
         };

@@ -4,7 +4,7 @@ use super::target::{Target, describe_ids, has_groups};
 use crate::error::DropError;
 use crate::error::Error;
 use crate::ids::Uid;
-use crate::kernel::mismatch::differ;
+use crate::kernel::mismatch::{differ, first_finding};
 use crate::kernel::namespace;
 use crate::kernel::read;
 use crate::kernel::threads::ThreadIds;
@@ -53,23 +53,11 @@ fn check_other_threads(
     // The rollback makes their filesystem id the effective one, as each change in process scope
     // does.
     let difference = |thread: &ThreadIds| {
-        let findings = [
-            (
-                target.user.is_some() && differ(thread.user_ids, caller.user_ids),
-                "has other user ids than the calling thread",
-            ),
-            (
-                target.group.is_some() && differ(thread.group_ids, caller.group_ids),
-                "has other group ids than the calling thread",
-            ),
-            (
-                plan.sets_groups && !has_groups(thread, &caller.supplementary),
-                "has other supplementary groups than the calling thread",
-            ),
-        ];
-        findings
-            .into_iter()
-            .find_map(|(differs, finding)| differs.then_some(finding))
+        first_finding(
+            target.user.is_some() && differ(thread.user_ids, caller.user_ids),
+            target.group.is_some() && differ(thread.group_ids, caller.group_ids),
+            plan.sets_groups && !has_groups(thread, &caller.supplementary),
+        )
     };
     let differs = others
         .iter()

@@ -32,9 +32,9 @@ impl<'a> NewRoot<'a> {
             has_moved: false,
             has_new_root: false,
         };
-        if tasks.count().map_err(unreadable)? > 1 {
+        if tasks.count().map_err(Error::threads_unreadable)? > 1 {
             let outsider = root.directories.find_outsider_before(tasks);
-            root.refuse_outsider(outsider.map_err(unreadable)?)?;
+            root.refuse_outsider(outsider.map_err(Error::threads_unreadable)?)?;
         }
         // The rollback has to be able to go back there.
         let working_directory = root.directories.old_working_directory.as_fd();
@@ -51,7 +51,10 @@ impl<'a> NewRoot<'a> {
         self.has_moved = true;
         set::change_root_to_working_directory().map_err(|errno| failed(self.path, errno))?;
         self.has_new_root = true;
-        let outsider = self.directories.find_outsider(tasks).map_err(unreadable)?;
+        let outsider = self
+            .directories
+            .find_outsider(tasks)
+            .map_err(Error::threads_unreadable)?;
         self.refuse_outsider(outsider)
     }
 
@@ -91,8 +94,4 @@ fn chroot_error(path: &Path, os_error: io::Error) -> DropError {
         directory: path.to_owned(),
         os_error,
     }
-}
-
-fn unreadable(os_error: io::Error) -> DropError {
-    DropError::Change(Error::ThreadsUnreadable { os_error })
 }

@@ -63,21 +63,14 @@ impl Applied {
             },
         };
         self.expect_other_threads(&Expected {
-            user_ids: None,
-            group_ids: None,
-            groups: None,
-            effective_suffices: false,
             check: Some(&check),
             timeout: Duration::ZERO,
+            ..Parts::default().expected(self.original, None)
         })
     }
 
     fn expect_other_threads(&self, expected: &Expected<'_>) -> Result<(), Error> {
-        let Some(tasks) = &self.tasks else {
-            return Ok(());
-        };
-        let found = tasks.find_mismatch(expected);
-        match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
+        match self.find_mismatch(expected)? {
             None => Ok(()),
             Some(Mismatch {
                 thread_id,
@@ -89,6 +82,15 @@ impl Applied {
                 name,
                 finding: finding.into(),
             }),
+        }
+    }
+
+    fn find_mismatch(&self, expected: &Expected<'_>) -> Result<Option<Mismatch>, Error> {
+        match &self.tasks {
+            None => Ok(None),
+            Some(tasks) => tasks
+                .find_mismatch(expected)
+                .map_err(Error::threads_unreadable),
         }
     }
 
@@ -115,13 +117,12 @@ impl Applied {
 
     /// Verifies that libc changed every thread.
     pub(super) fn check_all_threads(&self) -> Result<(), Error> {
-        let Some(tasks) = &self.tasks else {
+        if self.tasks.is_none() {
             return Ok(());
-        };
+        }
         let wanted = self.change.supplementary.as_deref().map(sorted);
         let expected = self.expected(self.current(), self.original, wanted.as_deref());
-        let found = tasks.find_mismatch(&expected);
-        match found.map_err(|os_error| Error::ThreadsUnreadable { os_error })? {
+        match self.find_mismatch(&expected)? {
             None => Ok(()),
             Some(Mismatch {
                 thread_id, name, ..

@@ -58,10 +58,6 @@ fn irreversible(finding: String) -> DropFailure {
     DropFailure::Irreversible(DropError::StillPrivileged { finding })
 }
 
-fn unreadable(os_error: io::Error) -> Error {
-    Error::ThreadsUnreadable { os_error }
-}
-
 /// Performs the drop, on the change of a guard. If it fails and can be restored, the guard's
 /// restore does that.
 pub(crate) fn execute(applied: &mut Applied, target: &Target) -> Result<Verified, DropFailure> {
@@ -77,12 +73,12 @@ fn execute_steps(applied: &mut Applied, target: &Target) -> Result<Verified, Dro
             .map_err(|error| irreversible(error.to_string()))?;
     }
     // Opened before the change: there might be no /proc in the new root.
-    let tasks = TaskDir::open().map_err(unreadable)?;
+    let tasks = TaskDir::open().map_err(Error::threads_unreadable)?;
     if applied.tasks.is_none() {
         // Its restore, too, verifies all threads.
-        applied.tasks = Some(TaskDir::open().map_err(unreadable)?);
+        applied.tasks = Some(TaskDir::open().map_err(Error::threads_unreadable)?);
     }
-    let threads = tasks.read_all().map_err(unreadable)?;
+    let threads = tasks.read_all().map_err(Error::threads_unreadable)?;
     let plan = drop_plan::plan(target, &threads)?;
     let groups = plan.sets_groups.then(|| target.wanted_groups());
 

@@ -150,13 +150,12 @@ impl Applied {
             (Some(outer), None) => outer,
             (Some((original, outer)), Some(plan)) => (original, outer.or(plan.restore)),
         };
-        self.restore_group_ids(original, restore).map_err(|error| {
-            let is_filesystem_id = error.call == Gid::SETFS;
-            restore_error(match is_filesystem_id {
-                true => Unrestored::FilesystemGid(original.filesystem),
-                false => Unrestored::GroupIds(original),
-            })(error)
-        })
+        let filesystem_id = Unrestored::FilesystemGid(original.filesystem);
+        self.restore_group_ids(original, restore)
+            .map_err(restore_ids_error(
+                filesystem_id,
+                Unrestored::GroupIds(original),
+            ))
     }
 
     pub(super) fn restore_group_ids(
@@ -195,13 +194,11 @@ impl Applied {
             return Ok(());
         };
         let original = self.original.user_ids;
-        self.restore_user_ids(plan).map_err(|error| {
-            let is_filesystem_id = error.call == Uid::SETFS;
-            restore_error(match is_filesystem_id {
-                true => Unrestored::FilesystemUid(original.filesystem),
-                false => Unrestored::UserIds(original),
-            })(error)
-        })
+        let filesystem_id = Unrestored::FilesystemUid(original.filesystem);
+        self.restore_user_ids(plan).map_err(restore_ids_error(
+            filesystem_id,
+            Unrestored::UserIds(original),
+        ))
     }
 
     /// Restores the user ids, and leaves the capability sets as the kernel then has them.
@@ -250,12 +247,10 @@ impl Applied {
             ..self.original
         };
         let expected = self.expected(original, self.current(), groups.as_deref());
-        let found = match tasks.is_of_this_process() {
-            true => tasks.find_mismatch(&expected),
-            false => tasks
-                .of_forked_child()
-                .and_then(|tasks| tasks.find_mismatch(&expected)),
-        };
+        let found = tasks.reopen_in_forked_child().and_then(|of_child| {
+            let tasks = of_child.as_ref().unwrap_or(tasks);
+            tasks.find_mismatch(&expected)
+        });
         let (thread_id, os_error) = match found {
             Ok(None) => return Ok(()),
             Ok(Some(Mismatch { thread_id, .. })) => (thread_id, crate::error::no_effect_error()),
@@ -271,11 +266,27 @@ impl Applied {
     }
 }
 
+fn restore_ids_error(
+    filesystem_id: Unrestored,
+    all_ids: Unrestored,
+) -> impl FnOnce(StepError) -> RestoreError {
+    |error| {
+        let what = match sets_filesystem_id(&error) {
+            true => filesystem_id,
+            false => all_ids,
+        };
+        restore_error(what)(error)
+    }
+}
+
+fn sets_filesystem_id(error: &StepError) -> bool {
+    [Gid::SETFS, Uid::SETFS].contains(&error.call)
+}
+
 fn restore_error(what: Unrestored) -> impl FnOnce(StepError) -> RestoreError {
     move |error| {
         // The calls that set a filesystem id report no error.
-        let sets_filesystem_id = [Gid::SETFS, Uid::SETFS].contains(&error.call);
-        let is_refused = sets_filesystem_id || error.errno() == Some(Errno::EPERM);
+        let is_refused = sets_filesystem_id(&error) || error.errno() == Some(Errno::EPERM);
         let lost_capability = is_refused
             .then(|| reasons::lost_capability(&what))
             .flatten();

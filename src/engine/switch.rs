@@ -32,7 +32,12 @@ impl Applied {
     }
 
     fn switch_from(&mut self, before: &Change) -> Result<(), Error> {
-        self.reopen_tasks_in_forked_child()?;
+        if let Some(tasks) = &self.tasks {
+            let of_child = tasks.reopen_in_forked_child();
+            if let Some(of_child) = of_child.map_err(Error::threads_unreadable)? {
+                self.tasks = Some(of_child);
+            }
+        }
         let mut next = self.plan_switch(before)?;
         let previous = Plan {
             groups: self.group_plan,
@@ -41,7 +46,9 @@ impl Applied {
             order: self.order,
         };
         let passes_original = self.passes_original(&next, before);
-        if passes_original || self.user_plan.is_none() || self.changes_groups(&next, before) {
+        let may_need_others =
+            || passes_original || self.user_plan.is_none() || self.changes_groups(&next, before);
+        if self.tasks.is_some() && may_need_others() {
             self.check_other_threads_in_switch(&next, passes_original)?;
         }
         if self.group_plan.is_none() && self.user_plan.is_none() {
@@ -58,7 +65,7 @@ impl Applied {
             .then(SignalsBlocked::new);
         let mut is_changed = false;
         let switched = self
-            .apply_switch(&mut next, before, &mut is_changed)
+            .apply_switch(&mut next, before, passes_original, &mut is_changed)
             .map_err(|error| self.change_error(error))
             .and_then(|()| self.check_all_threads());
         let Err(error) = switched else { return Ok(()) };
@@ -66,19 +73,6 @@ impl Applied {
             self.roll_back(before.clone(), previous);
         }
         Err(error)
-    }
-
-    fn reopen_tasks_in_forked_child(&mut self) -> Result<(), Error> {
-        let Some(of_parent) = self
-            .tasks
-            .as_ref()
-            .filter(|tasks| !tasks.is_of_this_process())
-        else {
-            return Ok(());
-        };
-        let opened = of_parent.of_forked_child();
-        self.tasks = Some(opened.map_err(|os_error| Error::ThreadsUnreadable { os_error })?);
-        Ok(())
     }
 
     /// Plans from the original identity, to which the guard must be able to return.
@@ -130,11 +124,11 @@ impl Applied {
         &mut self,
         next: &mut Plan,
         before: &Change,
+        passes_original: bool,
         is_changed: &mut bool,
     ) -> Result<(), StepError> {
         let group_ids = self.group_ids(next);
         let mut sets_groups = sets_groups(&self.change, before);
-        let passes_original = self.passes_original(next, before);
         if let Some(plan) = self.user_plan.filter(|_| passes_original) {
             *is_changed = true;
             if self.order == Order::UserFirst && next.order == Order::GroupsFirst {

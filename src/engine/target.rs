@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustix::thread::CapabilitySet;
 
+use super::reasons::LACKS_SETGID;
 use crate::change::{Change, RequestedIds};
 use crate::error::Error;
 use crate::error::{CannotKeepReason, DropError};
@@ -136,7 +137,7 @@ impl Target {
                 requested: self.change().to_string(),
                 thread_id,
                 name: name_of(thread_id),
-                finding: "lacks CAP_SETGID in its effective set".into(),
+                finding: LACKS_SETGID.into(),
             }),
             Blocker::SetgroupsDenied => DropError::SetgroupsDenied,
             Blocker::SupplementaryDiffer => {

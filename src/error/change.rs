@@ -350,6 +350,10 @@ impl fmt::Display for ConflictingGuard {
 }
 
 impl Error {
+    pub(crate) fn threads_unreadable(os_error: io::Error) -> Self {
+        Error::ThreadsUnreadable { os_error }
+    }
+
     pub(crate) fn read_failed(call: &'static str, os_error: impl Into<io::Error>) -> Self {
         Error::ReadFailed {
             call,

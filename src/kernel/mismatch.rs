@@ -187,7 +187,8 @@ pub(crate) fn differ<I: Copy + Eq>(shown: Ids<I>, expected: Ids<I>) -> bool {
     [shown.real, shown.effective, shown.saved] != [real, effective, saved]
 }
 
-fn first_finding(user: bool, group: bool, groups: bool) -> Option<&'static str> {
+/// Returns the first of the parts in which a thread differs, in words.
+pub(crate) fn first_finding(user: bool, group: bool, groups: bool) -> Option<&'static str> {
     let findings = [
         (user, "has other user ids than the calling thread"),
         (group, "has other group ids than the calling thread"),

@@ -14,6 +14,8 @@ use rustix::path::DecInt;
 use super::status::{Stat, Status};
 use crate::ids::{Gid, Uid};
 
+const PATH: &str = "/proc/self/task";
+
 /// Flags of a thread that the kernel put into the process: PF_IO_WORKER and, since Linux 6.4,
 /// PF_USER_WORKER (include/linux/sched.h). Its name is no sign: any thread can have it.
 const PF_KERNEL_WORKER: u32 = 0x10 | 0x4000;
@@ -54,16 +56,24 @@ pub(crate) struct TaskDir {
 
 impl TaskDir {
     pub(crate) fn open() -> io::Result<Self> {
-        Self::open_at(rustix::fs::CWD, "/proc/self/task")
+        let tasks = Self::open_at(rustix::fs::CWD, PATH)?;
+        tasks.spare.replace(Some(tasks.directory.try_clone()?));
+        Ok(tasks)
     }
 
-    /// Opens the directory of the calling process, a forked child of the one that this shows.
+    /// In a forked child of the process that this shows, opens the directory of the child.
     ///
-    /// The path leads out of a `chroot` that was entered meanwhile. It ends at the parent's
+    /// The path leads out of a `chroot` that was entered meanwhile. It begins at the parent's
     /// directory, which is gone if the parent has ended.
-    pub(crate) fn of_forked_child(&self) -> io::Result<Self> {
+    pub(crate) fn reopen_in_forked_child(&self) -> io::Result<Option<Self>> {
+        if self.process == std::process::id() {
+            return Ok(None);
+        }
+        // All descriptors might be used up. The child's directory reserves none.
         self.spare.take();
-        Self::open_at(self.directory.as_fd(), "../../self/task").or_else(|_| Self::open())
+        Self::open_at(self.directory.as_fd(), "../../self/task")
+            .or_else(|_| Self::open_at(rustix::fs::CWD, PATH))
+            .map(Some)
     }
 
     fn open_at(base: BorrowedFd<'_>, path: &str) -> io::Result<Self> {
@@ -77,23 +87,17 @@ impl TaskDir {
             reason = "not 64 bits wide on every target"
         )]
         let device = device.into();
-        let spare = Some(directory.try_clone()?);
         let tasks = TaskDir {
             directory,
             device,
             process,
-            spare: RefCell::new(spare),
+            spare: RefCell::default(),
             entries: RefCell::default(),
         };
         // Not the directory of another process, mounted there.
         let path = DecInt::new(current_tid());
         rustix::fs::statat(&tasks.directory, path, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(tasks)
-    }
-
-    /// Returns whether this shows the threads of the calling process: not in a forked child.
-    pub(crate) fn is_of_this_process(&self) -> bool {
-        self.process == std::process::id()
     }
 
     /// Returns the open directory, for the other files of a thread.

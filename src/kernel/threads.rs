@@ -95,10 +95,9 @@ impl fmt::Display for ThreadIds {
 /// # Ok::<(), privilege_guard::Error>(())
 /// ```
 pub fn threads() -> Result<Vec<ThreadIds>, Error> {
-    let unreadable = |os_error| Error::ThreadsUnreadable { os_error };
     TaskDir::open()
         .and_then(|tasks| tasks.read_all())
-        .map_err(unreadable)
+        .map_err(Error::threads_unreadable)
 }
 
 /// The maximum number of listings before `read_all` fails.
