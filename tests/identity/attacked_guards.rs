@@ -30,6 +30,7 @@ pub const CASES: &[Case] = cases![
     Setgid: a_switch_after_an_absorbed_guard_leaves_its_real_group,
     Root: a_user_guard_that_absorbed_a_group_guard_switches_the_user_only,
     Root + user_namespace: a_failed_switch_after_an_absorbed_guard_leaves_everything,
+    Root: an_absorbed_group_is_restored_after_a_switch_up_to_user_0,
     Root: no_handler_runs_with_raised_capabilities_after_a_failed_restore,
     Root: a_switch_over_65534_needs_no_descriptor,
     Root + user_namespace: a_switch_over_an_unmapped_user_needs_no_descriptor,
@@ -40,6 +41,29 @@ pub const CASES: &[Case] = cases![
     Setgid: thread_guards_are_served_while_the_end_of_a_process_guard_is_told,
     Root: signals_that_cannot_be_blocked_refuse_the_change,
 ];
+
+/// The capability for the group comes back only with the user's capability sets.
+fn an_absorbed_group_is_restored_after_a_switch_up_to_user_0() {
+    kernel::passes_in_child(|| {
+        kernel::start_from([10, 11, 12, 11], &[]);
+        kernel::keep_capabilities();
+        kernel::raw_setresuid(Some(1000), Some(1000), Some(0)).unwrap();
+        kernel::set_capabilities(Capabilities {
+            effective: CAP_SETUID | CAP_SETGID,
+            permitted: CAP_SETUID | CAP_SETGID | 1,
+            inheritable: 0,
+        });
+        let before = everything();
+        let outer = GroupChange::both(2005).assume_on_thread().unwrap();
+        let own = Identity::new(1000, 2005);
+        let own = IdentityChange::effective(&own).keep_supplementary();
+        let mut inner = own.assume_on_thread().unwrap();
+        drop(outer);
+        inner.switch_to(&Identity::new(0, 2005)).unwrap();
+        inner.restore().unwrap();
+        assert_eq!(everything(), before);
+    });
+}
 
 fn everything() -> (State, Privileges) {
     let thread = kernel::gettid();

@@ -13,7 +13,9 @@ use crate::common::Case;
 use crate::common::calls;
 use crate::common::kernel::{self, Identity as GroupIdentity};
 use crate::common::sandbox::{self, Answer};
-use privilege_guard::{Error, GroupChange, GroupGuard, Identity, IdentityGuard, UserGuard};
+use privilege_guard::{
+    Error, GroupChange, GroupGuard, Identity, IdentityGuard, RestoreError, Unrestored, UserGuard,
+};
 
 pub const CASES: &[Case] = cases![
     Root: a_switch_to_the_original_user_still_verifies_the_users,
@@ -28,9 +30,12 @@ pub const CASES: &[Case] = cases![
     Setgid: a_switch_in_a_child_sees_the_childs_threads,
     Root: a_switch_that_another_thread_cannot_follow_is_refused,
     Root: a_switch_that_takes_capabilities_from_another_thread_is_refused,
+    Root: a_switch_away_from_home_that_another_thread_cannot_follow_is_refused,
+    Root: a_user_guard_that_absorbed_a_real_group_compares_all_ids,
     Root: a_switch_of_the_group_that_another_thread_cannot_follow_is_refused,
     Setgid: used_up_descriptors_do_not_prevent_the_end_of_absorbed_guards,
     Setgid: used_up_descriptors_do_not_prevent_the_end_after_the_main_thread,
+    Setgid: used_up_descriptors_do_not_prevent_the_end_in_a_forked_child,
 ];
 
 const START: [u32; 4] = [3; 4];
@@ -175,7 +180,7 @@ fn ids_that_the_caller_has_already_are_compared() {
     kernel::passes_in_child(|| {
         let other = Worker::start();
         other.does(|| {
-            set_securebits(NO_SETUID_FIXUP);
+            kernel::set_securebits(NO_SETUID_FIXUP);
             kernel::raw_setresuid(None, Some(1000), None).unwrap();
         });
         let own_user = Identity::new(0, 1000).supplementary([5]);
@@ -427,50 +432,91 @@ fn a_switch_in_a_child_sees_the_childs_threads() {
 /// Leaving or taking on user 0 changes no capability set (`capabilities(7)`).
 const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
 
-fn set_securebits(bits: libc::c_ulong) {
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits) }, 0);
-}
-
 /// With all capabilities, which changes of users leave alone.
 fn become_1000(saved: u32) {
-    set_securebits(NO_SETUID_FIXUP);
+    kernel::set_securebits(NO_SETUID_FIXUP);
     kernel::raw_setresuid(Some(1000), Some(1000), Some(saved)).unwrap();
 }
 
 fn a_switch_that_another_thread_cannot_follow_is_refused() {
-    kernel::passes_in_child(|| {
-        let other = Worker::start();
+    let of_other = || {
         become_1000(2000);
-        other.does(|| {
-            become_1000(2000);
-            kernel::give_up_capabilities(kernel::CAP_SETUID);
-        });
+        kernel::give_up_capabilities(kernel::CAP_SETUID);
+    };
+    // 2000 is its saved id.
+    is_refused_in_a_switch(|| become_1000(2000), of_other, 2000, 3000);
+}
+
+fn a_switch_that_takes_capabilities_from_another_thread_is_refused() {
+    let of_other = || {
+        become_1000(1000);
+        kernel::set_securebits(0);
+    };
+    is_refused_in_a_switch(|| become_1000(1000), of_other, 2000, 0);
+}
+
+/// The guard was at the process's own user before the switch.
+fn a_switch_away_from_home_that_another_thread_cannot_follow_is_refused() {
+    let lacks_setuid = || kernel::give_up_capabilities(kernel::CAP_SETUID);
+    is_refused_in_a_switch(|| (), lacks_setuid, 0, 1000);
+    // Its effective set would be raised.
+    is_refused_in_a_switch(|| (), || kernel::lower_capabilities(1), 0, 1000);
+    kernel::passes_in_child(|| {
+        start();
+        let other = Worker::start();
+        other.does(|| kernel::give_up_capabilities(kernel::CAP_SETGID));
         let before = kernel::all_threads();
-        is_refused(&other, || UserGuard::assume_effective(3000));
-        // 2000 is its saved id.
-        let mut guard = UserGuard::assume_effective(2000).unwrap();
-        is_refused(&other, || guard.switch_to(3000));
+        let client = Identity::new(1000, 1000).supplementary([9]);
+        is_refused(&other, || IdentityGuard::assume_effective(&client));
+        let own = Identity::new(0, START[1]).supplementary(GROUPS);
+        let mut guard = IdentityGuard::assume_effective(&own).unwrap();
+        is_refused(&other, || guard.switch_to(&client));
         guard.restore().unwrap();
         assert_eq!(kernel::all_threads(), before);
     });
 }
 
-fn a_switch_that_takes_capabilities_from_another_thread_is_refused() {
+/// `next` is refused at the beginning, and as a switch from `first`, which is served.
+fn is_refused_in_a_switch(own: fn(), of_other: fn(), first: u32, next: u32) {
     kernel::passes_in_child(|| {
         let other = Worker::start();
-        become_1000(1000);
-        other.does(|| {
-            become_1000(1000);
-            set_securebits(0);
-        });
+        own();
+        other.does(of_other);
         let before = kernel::all_threads();
-        is_refused(&other, || UserGuard::assume_effective(0));
-        let mut guard = UserGuard::assume_effective(2000).unwrap();
-        is_refused(&other, || guard.switch_to(0));
+        is_refused(&other, || UserGuard::assume_effective(next));
+        let mut guard = UserGuard::assume_effective(first).unwrap();
+        is_refused(&other, || guard.switch_to(next));
         guard.restore().unwrap();
         assert_eq!(kernel::all_threads(), before);
     });
+}
+
+/// The guard of users has not read the group ids, so one of them does not tell of the others.
+fn a_user_guard_that_absorbed_a_real_group_compares_all_ids() {
+    for of_other in [false, true] {
+        kernel::passes_in_child(|| {
+            start();
+            let other = Worker::start();
+            let outer = GroupChange::new().real(1004).assume().unwrap();
+            let inner = UserGuard::assume_effective(0).unwrap();
+            drop(outer);
+            match of_other {
+                true => other.fakes(calls::SYS_setresgid),
+                false => sandbox::answer(calls::SYS_setresgid, &[], Answer::SuccessWithoutDoing),
+            }
+            let error = inner.restore().unwrap_err();
+            let is_named = match &error {
+                RestoreError::Refused { what, .. } => match what {
+                    Unrestored::OtherThread { thread_id } => {
+                        *thread_id == other.thread.unsigned_abs()
+                    }
+                    what => !of_other && matches!(what, Unrestored::GroupIds(_)),
+                },
+                _ => false,
+            };
+            assert!(is_named, "{error}");
+        });
+    }
 }
 
 fn a_switch_of_the_group_that_another_thread_cannot_follow_is_refused() {
@@ -564,4 +610,20 @@ fn used_up_descriptors_do_not_prevent_the_end_after_the_main_thread() {
         unreachable!("this thread has ended")
     });
     assert_eq!(code.code(), Some(42));
+}
+
+/// The one that was reserved is enough to see that the child has one thread.
+fn used_up_descriptors_do_not_prevent_the_end_in_a_forked_child() {
+    kernel::passes_in_child(|| {
+        start();
+        let guard = std::cell::Cell::new(Some(GroupGuard::assume(1004).unwrap()));
+        kernel::passes_in_child(|| {
+            let files = use_up_descriptors();
+            drop(guard.take());
+            drop(files);
+            is_restored();
+        });
+        guard.take().unwrap().restore().unwrap();
+        is_restored();
+    });
 }

@@ -119,21 +119,16 @@ fn own_state() -> (libc::c_ulong, i32, u64) {
     (securebits(), kernel::death_signal(), blocked)
 }
 
-fn set_securebits(bits: libc::c_ulong) {
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits) }, 0);
-}
-
 /// Puts the calling thread of a forked child into this state, without the kernel's fix-ups on the way.
 fn enter(start: Start) {
     let all = kernel::capabilities().permitted;
     let some = CAP_SETUID | kernel::CAP_SETGID;
     let [real, effective, saved, filesystem] = start.ids;
-    set_securebits(NO_SETUID_FIXUP);
+    kernel::set_securebits(NO_SETUID_FIXUP);
     kernel::raw_setresuid(Some(real), Some(effective), Some(saved)).expect("setresuid");
     // SAFETY: numbers only.
     unsafe { libc::syscall(libc::SYS_setfsuid, filesystem) };
-    set_securebits(start.securebits);
+    kernel::set_securebits(start.securebits);
     let sets = |effective, permitted, inheritable| Capabilities {
         effective,
         permitted,
@@ -653,10 +648,7 @@ fn a_switch_keeps_the_ambient_set_for_the_restore() {
                 permitted: all,
                 inheritable: 1,
             });
-            // SAFETY: numbers only.
-            let raised =
-                unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 0, 0, 0) };
-            assert_eq!(raised, 0);
+            assert!(kernel::raise_ambient(1));
             let before = everything();
             assert_eq!(before.1.capabilities[4], 1);
             let [first, second, third] = targets;
@@ -745,12 +737,8 @@ fn start_with_everything_to_restore() -> (State, Privileges) {
         permitted: all,
         inheritable: 1,
     });
-    // SAFETY: numbers only.
-    let made = unsafe {
-        libc::syscall(calls::SYS_setfsuid, 9);
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 0, 0, 0)
-    };
-    assert_eq!(made, 0);
+    assert!(kernel::raw_setfsuid(9));
+    assert!(kernel::raise_ambient(1));
     kernel::set_death_signal(libc::SIGTERM);
     everything()
 }

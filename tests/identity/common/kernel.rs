@@ -462,6 +462,12 @@ pub fn raise_ambient(mask: u64) -> bool {
     (0..64).filter(|bit| mask >> bit & 1 == 1).all(raise)
 }
 
+/// Of the calling thread.
+pub fn set_securebits(bits: libc::c_ulong) {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits) }, 0);
+}
+
 /// `PR_SET_KEEPCAPS`, of the calling thread: leaving user 0 leaves it its permitted capabilities.
 pub fn keep_capabilities() {
     // SAFETY: numbers only.
