@@ -167,6 +167,14 @@ impl<I: Copy> Ids<I> {
         [self.real, self.effective, self.saved, self.filesystem]
     }
 
+    /// Returns whether these ids were read: no thread has the id `-1`, which stands for the others.
+    pub(crate) fn were_read(self) -> bool
+    where
+        I: Id,
+    {
+        self.effective != I::UNCHANGED
+    }
+
     pub(crate) fn map<J>(self, f: impl Fn(I) -> J) -> Ids<J> {
         Ids {
             real: f(self.real),

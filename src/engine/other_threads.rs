@@ -152,8 +152,9 @@ impl Parts {
     /// These parts of an identity. All ids are compared.
     fn expected<'a>(self, ids: Originals, groups: Option<&'a [Gid]>) -> Expected<'a> {
         Expected {
-            user_ids: self.user_ids.then_some(ids.user_ids),
-            group_ids: self.group_ids.then_some(ids.group_ids),
+            // A guard of one kind that absorbed another has not read the ids of the other kind.
+            user_ids: Some(ids.user_ids).filter(|ids| self.user_ids && ids.were_read()),
+            group_ids: Some(ids.group_ids).filter(|ids| self.group_ids && ids.were_read()),
             groups: groups.filter(|_| self.supplementary),
             effective_suffices: false,
             check: None,

@@ -85,9 +85,9 @@ pub(crate) fn verify_ids<I: ReadIds>(expected: Ids<I>, before: Ids<I>) -> Result
 
 /// Returns whether the effective id tells that a call moved all ids from `before` to `expected`.
 ///
-/// Ids that were not read are `-1`, and might have been the expected ones.
+/// Ids that were not read might have been the expected ones.
 pub(crate) fn effective_id_suffices<I: ReadIds>(expected: Ids<I>, before: Ids<I>) -> bool {
-    before.effective != I::UNCHANGED
+    before.were_read()
         && expected.effective != before.effective
         && expected.filesystem == expected.effective
 }

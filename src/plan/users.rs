@@ -344,27 +344,34 @@ impl UserState {
 }
 
 impl OtherThread {
-    /// The thread after libc has restored its ids, under all securebits.
+    /// The thread after libc has restored its ids, under all securebits under which `apply` leads
+    /// to its present state.
     pub(crate) fn after_restore(
         &self,
         plan: &UserPlan,
         map: UidMap,
     ) -> Result<Vec<OtherThread>, OtherThreadRefusal> {
-        let restored = self.possible_states().map(|inside| match plan.restore.ids {
-            Some(args) => inside.after_setresuid(args, map),
-            None => Some(inside),
-        });
-        restored
-            .map(|state| {
-                let state = state.ok_or(OtherThreadRefusal::SetuidNotEffective)?;
-                Ok(OtherThread {
-                    ids: state.ids,
-                    effective: state.effective,
-                    permitted: state.permitted,
-                    ambient: state.ambient,
-                })
+        if self.ids.filesystem != self.ids.effective {
+            return Err(OtherThreadRefusal::FilesystemIdDiffers);
+        }
+        let restored = self.possible_states().filter_map(|inside| {
+            let restored = match plan.restore.ids {
+                Some(args) => inside.after_setresuid(args, map)?,
+                None => inside,
+            };
+            (restored.after_setresuid(plan.apply, map)? == inside).then_some(OtherThread {
+                ids: restored.ids,
+                effective: restored.effective,
+                permitted: restored.permitted,
+                ambient: restored.ambient,
             })
-            .collect()
+        });
+        let restored: Vec<_> = restored.collect();
+        if restored.is_empty() {
+            // It has changed since.
+            return Err(OtherThreadRefusal::EffectiveWouldChange);
+        }
+        Ok(restored)
     }
 
     /// The capabilities that are effective after `apply` under all securebits.
@@ -1035,12 +1042,33 @@ mod tests {
                         let follows = follows(&other, &plan);
                         assert_eq!(result.is_ok(), follows, "{plan:?}, {other:?}: {result:?}");
                         counts[usize::from(!follows)] += 1;
+                        if follows {
+                            is_known_inside(&other_thread(&other), &plan);
+                        }
                     }
                 }
             }
             counts
         });
         assert_eq!(counts, [51_102, 55_548]);
+    }
+
+    /// From the state inside, a switch knows what the thread will be outside.
+    fn is_known_inside(other: &OtherThread, plan: &UserPlan) {
+        for start in other.possible_states() {
+            let inside = start.after_setresuid(plan.apply, WHOLE_MAP).unwrap();
+            let inside = OtherThread {
+                ids: inside.ids,
+                effective: inside.effective,
+                permitted: inside.permitted,
+                ambient: inside.ambient,
+            };
+            let restored = inside.after_restore(plan, WHOLE_MAP).unwrap();
+            assert!(
+                restored.contains(other),
+                "{plan:?}, {other:?}: {restored:?}"
+            );
+        }
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub const CASES: &[Case] = cases![
     Root: a_switch_that_takes_capabilities_from_another_thread_is_refused,
     Root: a_switch_away_from_home_that_another_thread_cannot_follow_is_refused,
     Root: a_user_guard_that_absorbed_a_real_group_compares_all_ids,
+    Root: a_user_guard_that_absorbed_a_group_guard_switches_beside_a_thread,
+    Root: clients_are_served_in_turn_beside_a_thread,
     Root: a_switch_of_the_group_that_another_thread_cannot_follow_is_refused,
     Setgid: used_up_descriptors_do_not_prevent_the_end_of_absorbed_guards,
     Setgid: used_up_descriptors_do_not_prevent_the_end_after_the_main_thread,
@@ -517,6 +519,59 @@ fn a_user_guard_that_absorbed_a_real_group_compares_all_ids() {
             assert!(is_named, "{error}");
         });
     }
+}
+
+/// It has not read the group ids, and has nothing to compare them with until it ends.
+fn a_user_guard_that_absorbed_a_group_guard_switches_beside_a_thread() {
+    kernel::passes_in_child(|| {
+        start();
+        let other = Worker::start();
+        let before = kernel::all_threads();
+        let outer = GroupChange::both(1004).no_supplementary().assume().unwrap();
+        let mut inner = UserGuard::assume_effective(0).unwrap();
+        drop(outer);
+        inner.switch_to(1000).unwrap();
+        for thread in kernel::all_threads() {
+            assert_eq!(thread.privileges.users, [0, 1000, 0, 1000]);
+            assert_eq!(thread.identity.ids, [1004, 1004, 3, 1004]);
+        }
+        // Refused halfway, and rolled back to user 1000.
+        let to_2000 = &[(1, 2000)];
+        let refusal = Answer::Errno(libc::EPERM);
+        sandbox::answer_on_all_threads(calls::SYS_setresuid, to_2000, refusal);
+        let refused = inner.switch_to(2000).unwrap_err();
+        assert!(matches!(refused, Error::NotPermitted { .. }), "{refused}");
+        assert_eq!(users_of(other.thread), [0, 1000, 0, 1000]);
+        inner.restore().unwrap();
+        let without_flag = |mut threads: Vec<kernel::ThreadState>| {
+            for thread in &mut threads {
+                thread.privileges.no_new_privs = false;
+            }
+            threads
+        };
+        assert_eq!(without_flag(kernel::all_threads()), without_flag(before));
+    });
+}
+
+/// Inside, the other thread has no capability in use, but it will have when it is outside.
+fn clients_are_served_in_turn_beside_a_thread() {
+    kernel::passes_in_child(|| {
+        start();
+        let other = Worker::start();
+        let before = kernel::all_threads();
+        let client = |id: u32| Identity::new(id, id).supplementary([id + 1]);
+        let mut guard = IdentityGuard::assume_effective(&client(1000)).unwrap();
+        for id in [2000, 3000, 0, 1000] {
+            guard.switch_to(&client(id)).unwrap();
+            assert_eq!(users_of(other.thread), [0, id, 0, id]);
+            for thread in kernel::all_threads() {
+                assert_eq!(thread.identity.ids, [3, id, 3, id]);
+                assert_eq!(thread.identity.groups, [id + 1]);
+            }
+        }
+        guard.restore().unwrap();
+        assert_eq!(kernel::all_threads(), before);
+    });
 }
 
 fn a_switch_of_the_group_that_another_thread_cannot_follow_is_refused() {
