@@ -6,22 +6,20 @@
 
 mod common;
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use common::files::{self, may_read, may_write};
+use common::game::{self, PLAYER};
 use common::kernel::{self, Identity, Status};
-use common::{CannotRun, Outcome, verify};
-use nix::sys::statvfs::{FsFlags, statvfs};
+use common::{Outcome, verify};
 use privilege_guard::{GroupGuard, GroupIds};
 
 /// The group `games`, on many systems.
 const GAMES: u32 = 60;
-const PLAYER: u32 = 1234;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
@@ -89,43 +87,15 @@ fn write_score(scores: &Path, score: u32) -> io::Result<()> {
 
 fn install_and_play() -> Outcome {
     let folder = files::folder(0)?;
-    if Status::read()?.no_new_privs {
-        return Err(CannotRun(
-            "no_new_privs is set here, and set-group-ID programs get no group".into(),
-        )
-        .into());
-    }
-    if statvfs(folder.path())?
-        .flags()
-        .intersects(FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC)
-    {
-        let folder = std::env::temp_dir();
-        return Err(CannotRun(format!(
-            "{} is mounted nosuid or noexec; name another folder in TMPDIR",
-            folder.display()
-        ))
-        .into());
-    }
+    game::check_folder(folder.path())?;
     let scores = files::file(folder.path().join("scores"), (0, GAMES), 0o660, "")?;
-    let game = folder.path().join("game");
-    fs::copy("/proc/self/exe", &game)?;
-    chown(&game, Some(0), Some(GAMES))?;
-    // After chown, which clears the bit.
-    fs::set_permissions(&game, Permissions::from_mode(0o2755))?;
-
-    println!("-- the game, installed root:{GAMES} 2755, run by user {PLAYER}");
-    // Without supplementary groups, as std::process has it where the user is named.
-    let played = Command::new(&game)
-        .arg("play")
-        .arg(&scores)
-        .uid(PLAYER)
-        .gid(PLAYER)
-        .status();
-    let played = played.map_err(|error| format!("the game did not start: {error}"))?;
-    println!("-- and its parent, as root");
-    if !played.success() {
-        return Err(format!("the game failed: {played}").into());
-    }
+    game::install_and_play(
+        folder.path(),
+        (0, GAMES),
+        0o2755,
+        format_args!("root:{GAMES} 2755"),
+        &scores,
+    )?;
 
     let kept = fs::metadata(&scores)?;
     verify(

@@ -9,21 +9,19 @@ mod common;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use common::files::{self, may_read};
+use common::game::{self, PLAYER};
 use common::kernel::Status;
-use common::{CannotRun, Outcome, verify};
-use nix::sys::statvfs::{FsFlags, statvfs};
+use common::{Outcome, verify};
 use privilege_guard::{UserGuard, UserIds};
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
 
 /// The user `games`, on many systems.
 const GAMES: u32 = 5;
-const PLAYER: u32 = 1234;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
@@ -89,46 +87,18 @@ fn write_score(path: &Path, score: u32) -> io::Result<()> {
 
 fn install_and_play(owner: u32) -> Outcome {
     let folder = files::folder(0)?;
-    if Status::read()?.no_new_privs {
-        return Err(CannotRun(
-            "no_new_privs is set here, and set-user-ID programs get no user".into(),
-        )
-        .into());
-    }
-    if statvfs(folder.path())?
-        .flags()
-        .intersects(FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC)
-    {
-        let folder = std::env::temp_dir();
-        return Err(CannotRun(format!(
-            "{} is mounted nosuid or noexec; name another folder in TMPDIR",
-            folder.display()
-        ))
-        .into());
-    }
+    game::check_folder(folder.path())?;
     let scores = folder.path().join("scores");
     fs::create_dir(&scores)?;
     fs::set_permissions(&scores, Permissions::from_mode(0o755))?;
     chown(&scores, Some(owner), None)?;
-    let game = folder.path().join("game");
-    fs::copy("/proc/self/exe", &game)?;
-    chown(&game, Some(owner), None)?;
-    // After chown, which clears the bit.
-    fs::set_permissions(&game, Permissions::from_mode(0o4755))?;
-
-    println!("-- the game, installed for user {owner}, 4755, run by user {PLAYER}");
-    // Without supplementary groups, as std::process has it where the user is named.
-    let played = Command::new(&game)
-        .arg("play")
-        .arg(&scores)
-        .uid(PLAYER)
-        .gid(PLAYER)
-        .status();
-    let played = played.map_err(|error| format!("the game did not start: {error}"))?;
-    println!("-- and its parent, as root");
-    if !played.success() {
-        return Err(format!("the game failed: {played}").into());
-    }
+    game::install_and_play(
+        folder.path(),
+        (owner, 0),
+        0o4755,
+        format_args!("for user {owner}, 4755"),
+        &scores,
+    )?;
 
     let score = scores.join(format!("score.{PLAYER}"));
     let made = fs::metadata(&score)?;

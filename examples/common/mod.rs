@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each example uses a part of it")]
 
 pub mod files;
+pub mod game;
 pub mod http;
 pub mod kernel;
 

@@ -298,6 +298,31 @@ fn threads_that_cannot_be_read_are_not_taken_for_changed() {
     println!("= {judged} refused reads of threads, no success");
 }
 
+/// The error names the other thread, and every thread is what it was, its death signal included.
+fn is_refused_beside(become_other: fn(), faked: Option<libc::c_long>, change: impl Fn() -> Error) {
+    kernel::passes_in_child(|| {
+        start();
+        let other = Worker::start();
+        other.does(move || {
+            become_other();
+            kernel::set_death_signal(libc::SIGUSR1);
+        });
+        if let Some(call) = faked {
+            // A change that this fails would be rolled back on all threads.
+            sandbox::answer(call, &[], Answer::SuccessWithoutDoing);
+        }
+        let before = kernel::all_threads();
+        let error = change();
+        assert_eq!(kernel::all_threads(), before, "{error}");
+        assert!(
+            matches!(&error, Error::ThreadDiffers { thread_id, .. }
+                if *thread_id == other.thread.unsigned_abs()),
+            "{error}"
+        );
+        assert_eq!(other.does(kernel::death_signal), libc::SIGUSR1);
+    });
+}
+
 /// Whatever call of this thread fails, the change is refused before it is made on any thread.
 fn a_thread_that_differs_keeps_its_identity_under_a_refused_change() {
     let ids = || GroupChange::both(1004);
@@ -319,27 +344,7 @@ fn a_thread_that_differs_keeps_its_identity_under_a_refused_change() {
     for (become_other, changes) in others {
         for change in changes {
             for call in [None, Some(calls::SYS_setresgid), Some(calls::SYS_setgroups)] {
-                kernel::passes_in_child(|| {
-                    start();
-                    let other = Worker::start();
-                    other.does(move || {
-                        become_other();
-                        kernel::set_death_signal(libc::SIGUSR1);
-                    });
-                    if let Some(call) = call {
-                        // A change that this fails would be rolled back on all threads.
-                        sandbox::answer(call, &[], Answer::SuccessWithoutDoing);
-                    }
-                    let before = kernel::all_threads();
-                    let error = change.clone().assume().expect_err("a thread differs");
-                    assert_eq!(kernel::all_threads(), before, "{error}");
-                    assert!(
-                        matches!(&error, Error::ThreadDiffers { thread_id, .. }
-                            if *thread_id == other.thread.unsigned_abs()),
-                        "{error}"
-                    );
-                    assert_eq!(other.does(kernel::death_signal), libc::SIGUSR1);
-                });
+                is_refused_beside(become_other, call, || change.clone().assume().unwrap_err());
                 refused += 1;
             }
         }
@@ -368,27 +373,14 @@ fn a_thread_that_differs_keeps_its_identity_under_a_refused_drop() {
             Some(calls::SYS_setresgid),
             Some(calls::SYS_setresuid),
         ] {
-            kernel::passes_in_child(|| {
-                start();
-                let other = Worker::start();
-                other.does(move || {
-                    become_other();
-                    kernel::set_death_signal(libc::SIGUSR1);
-                });
-                if let Some(call) = call {
-                    sandbox::answer(call, &[], Answer::SuccessWithoutDoing);
-                }
-                let before = kernel::all_threads();
+            is_refused_beside(become_other, call, || {
                 let drop = PermanentDrop::to_group(33).user(1234);
                 let error = drop.apply().expect_err("a thread differs");
-                assert_eq!(kernel::all_threads(), before, "{error}");
-                assert!(
-                    matches!(&error, DropError::Change(Error::ThreadDiffers { thread_id, .. })
-                        if *thread_id == other.thread.unsigned_abs()),
-                    "{error}"
-                );
                 assert!(error.to_string().contains(finding), "{error}");
-                assert_eq!(other.does(kernel::death_signal), libc::SIGUSR1);
+                match error {
+                    DropError::Change(error) => error,
+                    error => panic!("{error}"),
+                }
             });
         }
     }

@@ -129,6 +129,27 @@ fn by_calls(old: &Old, before: &str) -> Vec<String> {
 }
 
 fn by_user_calls(old: &[u32]) -> Vec<String> {
+    by_id_calls(
+        "u",
+        old,
+        kernel::raw_setresuid,
+        kernel::raw_setreuid,
+        kernel::raw_setuid,
+        kernel::raw_setfsuid,
+    )
+}
+
+type SetThree = fn(Option<u32>, Option<u32>, Option<u32>) -> Result<(), i32>;
+
+/// The calls of one kind of id, which is the letter in their names.
+fn by_id_calls(
+    kind: &str,
+    old: &[u32],
+    set_three: SetThree,
+    set_two: fn(Option<u32>, Option<u32>) -> Result<(), i32>,
+    set: fn(u32) -> Result<(), i32>,
+    set_filesystem: fn(u32) -> bool,
+) -> Vec<String> {
     let mut ways = Vec::new();
     let mut tried = |what: String, worked: bool| ways.extend(worked.then_some(what));
     for &id in old {
@@ -140,18 +161,18 @@ fn by_user_calls(old: &[u32]) -> Vec<String> {
             (some, some, some),
         ] {
             tried(
-                format!("setresuid({real:?}, {effective:?}, {saved:?})"),
-                kernel::raw_setresuid(real, effective, saved).is_ok(),
+                format!("setres{kind}id({real:?}, {effective:?}, {saved:?})"),
+                set_three(real, effective, saved).is_ok(),
             );
         }
         for (real, effective) in [(some, None), (None, some), (some, some)] {
             tried(
-                format!("setreuid({real:?}, {effective:?})"),
-                kernel::raw_setreuid(real, effective).is_ok(),
+                format!("setre{kind}id({real:?}, {effective:?})"),
+                set_two(real, effective).is_ok(),
             );
         }
-        tried(format!("setuid({id})"), kernel::raw_setuid(id).is_ok());
-        tried(format!("setfsuid({id})"), kernel::raw_setfsuid(id));
+        tried(format!("set{kind}id({id})"), set(id).is_ok());
+        tried(format!("setfs{kind}id({id})"), set_filesystem(id));
     }
     ways
 }
@@ -183,29 +204,16 @@ fn by_capability_calls(kept: u64) -> Vec<String> {
 }
 
 fn by_group_calls(old: &[u32]) -> Vec<String> {
-    let mut ways = Vec::new();
+    let mut ways = by_id_calls(
+        "g",
+        old,
+        kernel::raw_setresgid,
+        kernel::raw_setregid,
+        kernel::raw_setgid,
+        kernel::raw_setfsgid,
+    );
     let mut tried = |what: String, worked: bool| ways.extend(worked.then_some(what));
     for &id in old {
-        let some = Some(id);
-        for (real, effective, saved) in [
-            (some, None, None),
-            (None, some, None),
-            (None, None, some),
-            (some, some, some),
-        ] {
-            tried(
-                format!("setresgid({real:?}, {effective:?}, {saved:?})"),
-                kernel::raw_setresgid(real, effective, saved).is_ok(),
-            );
-        }
-        for (real, effective) in [(some, None), (None, some), (some, some)] {
-            tried(
-                format!("setregid({real:?}, {effective:?})"),
-                kernel::raw_setregid(real, effective).is_ok(),
-            );
-        }
-        tried(format!("setgid({id})"), kernel::raw_setgid(id).is_ok());
-        tried(format!("setfsgid({id})"), kernel::raw_setfsgid(id));
         tried(
             format!("setgroups([{id}])"),
             kernel::raw_setgroups(&[id]).is_ok(),
