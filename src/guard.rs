@@ -203,7 +203,7 @@ macro_rules! assume {
             /// - [`Error::UnmappedGid`], [`Error::UnmappedUid`] if an id is not mapped in the user
             ///   namespace.
             /// - [`Error::NotPermitted`] if the kernel refuses the change.
-            /// - [`Error::Irreversible`] if the change could not be restored.
+            /// - [`Error::Irreversible`] if the change could not be undone.
             /// - [`Error::Busy`] if another thread holds a conflicting guard.
             /// - [`Error::ProcessGuardInThreadGuard`] if this thread holds a thread guard.
             /// - [`Error::ThreadDiffers`] if another thread could not follow the change or be
@@ -317,8 +317,8 @@ impl GroupGuard<Process> {
 impl GroupGuard<Thread> {
     /// Changes the real and effective group of the calling thread only.
     ///
-    /// Intended for servers that handle each request as a different group: guards on different
-    /// threads never conflict, and no other thread is affected.
+    /// Intended for servers that handle each request as a different group: thread guards on
+    /// different threads never conflict with each other, and no other thread is affected.
     ///
     /// # Privileges
     /// As for [`GroupChange::assume`].

@@ -1,7 +1,8 @@
 //! Temporary and permanent changes of group, user or whole identity, for Linux.
 //!
-//! A guard changes the ids of the whole process or of the calling thread, and restores them exactly
-//! when it is dropped. A change that could not be restored is refused before anything changes.
+//! A guard changes the ids of the whole process or of the calling thread. When it is dropped, it
+//! restores the calling thread's ids exactly; [`Process`] describes the other threads. A change
+//! that could not be undone is refused before anything changes.
 //!
 //! ```no_run
 //! use privilege_guard::{GroupGuard, Identity, IdentityGuard, PermanentDrop};
@@ -25,7 +26,7 @@
 //! # Choosing a scope
 //!
 //! In a multithreaded program, use thread guards ([`Thread`], the functions `..._on_thread`). They
-//! change no other thread, and guards on different threads never conflict.
+//! change no other thread, and thread guards on different threads never conflict with each other.
 //!
 //! Process guards ([`Process`]) change every thread and verify each one. Use them if the program is
 //! single-threaded or if every thread must change. They need a readable `/proc`.

@@ -120,9 +120,9 @@ impl PermanentDrop {
 
     /// Sets the supplementary groups to have afterwards. The default is none.
     ///
-    /// A process without CAP_SETGID cannot change them, and keeps its own by default. If it has
-    /// others than those requested, the drop is refused, unless
-    /// [`accept_supplementary`](Self::accept_supplementary) accepts them.
+    /// A process in which no thread holds CAP_SETGID cannot change them. If no groups were
+    /// requested, it keeps its current ones. If other groups were requested, the drop is refused,
+    /// unless [`accept_supplementary`](Self::accept_supplementary) was called.
     ///
     /// # Examples
     /// ```no_run
@@ -214,7 +214,7 @@ impl PermanentDrop {
 
     /// Sets `PR_SET_NO_NEW_PRIVS` too: no program that the process executes is given privileges.
     ///
-    /// A call can set the flag of the calling thread only. If there are other threads, the drop is
+    /// `prctl(2)` sets the flag on the calling thread only. If there are other threads, the drop is
     /// refused, unless all of them have the flag already.
     ///
     /// # Examples
@@ -512,7 +512,8 @@ pub struct DropReport {
     pub user: Option<Uid>,
     /// The supplementary groups of the process now.
     pub supplementary: Vec<Gid>,
-    /// Whether those are the process's own, unchanged because no thread held CAP_SETGID.
+    /// Whether the supplementary groups were left unchanged: because no thread held CAP_SETGID, or
+    /// because a user guard was dropped permanently.
     pub supplementary_unchanged: bool,
     /// The new root directory, as it was named.
     pub root: Option<PathBuf>,

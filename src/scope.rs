@@ -19,6 +19,9 @@ pub trait Scope: sealed::Sealed {}
 
 /// All threads of the process, through libc (`nptl(7)`).
 ///
+/// When a guard ends, every other thread gets the calling thread's real, effective and saved ids.
+/// The parent-death signals of other threads are lost.
+///
 /// After each change and each restore, every thread is checked in `/proc/self/task`.
 /// Threads that libc skips without an error (for example if the signal queue is full) are detected.
 ///

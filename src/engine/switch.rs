@@ -106,7 +106,8 @@ impl Applied {
 
     /// Whether the switch passes through the original user.
     ///
-    /// Groups can be set only on the side of the user on which CAP_SETGID is effective.
+    /// Groups can be set only under the user, original or changed, for which CAP_SETGID is
+    /// effective.
     fn passes_original(&self, next: &Plan, before: &Change) -> bool {
         let Some(present) = &self.user_plan else {
             return false;
@@ -132,7 +133,7 @@ impl Applied {
         if let Some(plan) = self.user_plan.filter(|_| passes_original) {
             *is_changed = true;
             if self.order == Order::UserFirst && next.order == Order::GroupsFirst {
-                // CAP_SETGID is effective only inside.
+                // CAP_SETGID is effective only under the changed user.
                 self.leave_groups()?;
                 sets_groups = next.supplementary.is_some();
             }
@@ -141,7 +142,7 @@ impl Applied {
             self.restore_capability_sets(&plan)?;
             self.user_plan = None;
         }
-        // A rollback goes the way that this has come.
+        // A rollback must undo the steps in the order of the next plan.
         self.order = next.order;
         if next.order == Order::UserFirst {
             self.apply_next_user(next, is_changed)?;

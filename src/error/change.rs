@@ -88,7 +88,7 @@ pub enum Error {
         reason: PermissionDeniedReason,
     },
 
-    /// The change could be made but not restored, so it was not made.
+    /// The change could be made but not undone, so it was not made.
     #[error("will not change to {requested} (ids now: {ids}): {reason}")]
     Irreversible {
         /// The change.
@@ -259,7 +259,7 @@ impl fmt::Display for PermissionDeniedReason {
     }
 }
 
-/// The reason why a change could not be restored.
+/// The reason why a change could not be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IrreversibleReason {

@@ -14,8 +14,8 @@ use crate::capabilities::CapabilityNames;
 /// nothing is changed.
 ///
 /// "Nothing is changed" covers the ids, supplementary groups, capability sets, root and working
-/// directory of every thread. If `drop_permanently` of a guard returns the error, the guard has
-/// been restored, as by a drop.
+/// directory of every thread. If a guard's `drop_permanently` returns such an error, the guard has
+/// been dropped: its identity is restored, or the restore is deferred if inner guards are active.
 ///
 /// It converts into [`io::Error`] with a kind that fits, for example `PermissionDenied`.
 ///
@@ -67,7 +67,7 @@ pub enum DropError {
     )]
     SetgidNotEffective,
 
-    /// The drop is to another user, and CAP_SETUID is not effective on every thread.
+    /// The drop is to another user, and at least one thread lacks CAP_SETUID in its effective set.
     #[error(
         "cannot become user {user}: this requires CAP_SETUID in the effective set of every thread; \
          run as root, or leave the user out"
@@ -146,7 +146,7 @@ pub enum DropError {
         name: String,
     },
 
-    /// Capabilities are to be kept that cannot be.
+    /// Some of the capabilities to keep cannot be kept.
     #[error("cannot keep {}: {reason}", CapabilityNames(*capabilities))]
     CannotKeep {
         /// Those that cannot be kept.

@@ -103,8 +103,8 @@ impl TaskDir {
                 None if is_complete => return Ok(None),
                 _ if started.elapsed() < timeout => std::thread::sleep(Duration::from_micros(50)),
                 Some(mismatch) => return Ok(Some(mismatch)),
-                // No list was complete, since threads start and end all the time. No thread that
-                // stays was missing in all of them.
+                // No list was complete, since threads start and end all the time. All that were
+                // listed are as expected.
                 None => return Ok(None),
             }
         }

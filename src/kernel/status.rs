@@ -1,7 +1,7 @@
 //! The files `status` and `stat` of a thread (`proc_pid_status(5)`, `proc_pid_stat(5)`).
 //!
-//! A process guard reads `status` once for each thread, and parsing all its fields would take longer
-//! than the kernel takes to write them. So this parses those that matter, and is not a general parser.
+//! Each check by a process guard might read `status` for every thread, and parsing all fields would
+//! take longer than the kernel takes to write them. Only the fields that the crate uses are parsed.
 
 use std::io;
 use std::str::{FromStr, SplitAsciiWhitespace};
@@ -22,7 +22,7 @@ pub(super) struct Status {
     pub(super) inheritable: CapabilitySet,
     pub(super) permitted: CapabilitySet,
     pub(super) effective: CapabilitySet,
-    /// A kernel that does not show it might have it all.
+    /// All capabilities if the kernel does not report this field.
     pub(super) bounding: CapabilitySet,
     pub(super) ambient: CapabilitySet,
     pub(super) no_new_privs: bool,
@@ -70,7 +70,7 @@ impl FromStr for Status {
             inheritable: inheritable.ok_or_else(malformed)?,
             permitted: permitted.ok_or_else(malformed)?,
             effective: effective.ok_or_else(malformed)?,
-            // Kernels before 2.6.26, 4.3 and 4.10 do not show these.
+            // CapBnd, CapAmb and NoNewPrivs exist since Linux 2.6.26, 4.3 and 4.10.
             bounding: bounding.unwrap_or(CapabilitySet::from_bits_retain(u64::MAX)),
             ambient: ambient.unwrap_or(CapabilitySet::empty()),
             no_new_privs: no_new_privs.unwrap_or(false),
